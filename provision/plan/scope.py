@@ -1,0 +1,38 @@
+"""Narrow a set of changes to some addresses and what those need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from provision.spec.change import Change
+from provision.spec.errors import InputError
+from provision.spec.ident import Address
+
+
+class ScopeError(InputError):
+    """An ``--only`` address that names nothing in the plane."""
+
+
+def narrow(
+    changes: dict[Address, Change], only: Iterable[str], known: Iterable[Address]
+) -> dict[Address, Change]:
+    """Keep the changes at or below the ``only`` addresses, with every creation they depend on.
+
+    Raises ScopeError for an address that is neither declared nor live.
+    """
+    wanted = list(only)
+    if not wanted:
+        return changes
+    names = {str(a) for a in known}
+    for text in wanted:
+        if text not in names and not any(n.startswith(text + "/") for n in names):
+            raise ScopeError(f"no object {text} in this plane; `holdfast status` lists the addresses")
+    kept = {a for a in changes if any(str(a) == t or str(a).startswith(t + "/") for t in wanted)}
+    todo = list(kept)
+    while todo:
+        record = changes[todo.pop()].record
+        for needed in (*record.refs, *(() if record.parent is None else (record.parent,))):
+            if needed in changes and needed not in kept and changes[needed].action == "create":
+                kept.add(needed)
+                todo.append(needed)
+    return {a: c for a, c in changes.items() if a in kept}

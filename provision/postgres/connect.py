@@ -1,0 +1,291 @@
+"""From a target's settings to an open session. The password travels in a keyword only, never in a URL or a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from provision.postgres.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    NoSuchDatabase,
+    PermissionDenied,
+    PooledEndpoint,
+    PostgresError,
+    ServerTooOld,
+    Unreachable,
+    quote,
+)
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    Connection = psycopg.Connection[TupleRow]
+
+OLDEST = 150000
+#: Everything that changes how the server prints or resolves an expression. Set in the start-up packet, where it
+#: beats ALTER ROLE and ALTER DATABASE (PostgreSQL docs, 19.1.4), so that every session of ours reads alike.
+SESSION: Mapping[str, str] = {
+    "search_path": "pg_catalog",
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "client_encoding": "UTF8",
+    "client_min_messages": "warning",
+    "check_function_bodies": "on",
+    "xmloption": "content",
+}
+Resolve = Callable[[Mapping[str, str]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One endpoint. ``host`` is a name, an address, or the folder of a socket; times are in their units.
+
+    ``sslmode`` None lets the form decide: verify-full where a CA is given.
+    """
+
+    host: str
+    port: int = 5432
+    database: str = "postgres"
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    sslmode: str | None = None
+    sslrootcert: str | None = None
+    connect_timeout_s: int = 10
+    statement_timeout_ms: int = 30_000
+    application_name: str = "holdfast"
+    pooled: bool = False
+
+    @property
+    def place(self) -> str:
+        """Host, port and database, for messages."""
+        return f"{self.host}:{self.port}/{self.database}"
+
+    def to(self, database: str) -> Settings:
+        """The same server, another database."""
+        return replace(self, database=database)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The habits of one kind of target: where it listens unless told, and how the wire is protected."""
+
+    host: str
+    sslmode: str
+    user: str | None = None
+
+
+#: embedded and local: a socket or the loopback, nothing to protect. compose: a service name inside one host.
+#: kubernetes: the service's DNS name. external and cloud: encrypted, and verified where a CA is given.
+FORMS: Mapping[str, Form] = {
+    "embedded": Form("127.0.0.1", "disable", "postgres"),
+    "local": Form("localhost", "disable", "postgres"),
+    "compose": Form("postgres", "prefer"),
+    "kubernetes": Form("{service}.{namespace}.svc.cluster.local", "prefer"),
+    "external": Form("localhost", "prefer"),
+    "cloud": Form("", "require"),
+}
+
+
+def settings(
+    target: Mapping[str, Any],
+    resolve: Resolve,
+    *,
+    endpoint: str = "primary",
+    application_name: str = "holdfast",
+    **overrides: Any,
+) -> Settings:
+    """Read the settings of a declared target. ``resolve`` turns a secret reference into its value.
+
+    The target's ``dsn`` comes first, then the named entry of ``endpoints``, then its own keys, then
+    ``overrides`` (embedded servers give host and port so). Raises ConfigurationError.
+    """
+    kind = target.get("kind", "external")
+    form = FORMS.get(kind)
+    if form is None:
+        raise ConfigurationError(f"unknown kind of target: {kind}", f"Use one of: {', '.join(FORMS)}.")
+    found: dict[str, Any] = {}
+    for source in (_from_dsn(target.get("dsn"), resolve), _endpoint(target, endpoint, resolve), target, overrides):
+        found |= {key: source[key] for key in _KEYS if source.get(key) not in (None, "")}
+    host = found.get("socket") or found.get("host") or _default_host(kind, form, target)
+    secret = found.get("password")
+    ca = found.get("sslrootcert")
+    plain = host.startswith("/") or form.sslmode == "disable"
+    return Settings(
+        host=host,
+        port=_number(found, "port", 5432),
+        database=found.get("database") or found.get("dbname") or "postgres",
+        user=found.get("user") or form.user,
+        password=resolve(secret) if isinstance(secret, Mapping) else secret,
+        sslmode=found.get("sslmode") or ("disable" if plain else "verify-full" if ca else form.sslmode),
+        sslrootcert=ca,
+        connect_timeout_s=_number(found, "connect_timeout", 10),
+        application_name=application_name,
+        pooled=found.get("mode") == "pooled",
+    )
+
+
+_KEYS = (
+    "host socket port database dbname user password sslmode sslrootcert connect_timeout mode service namespace".split()
+)
+
+
+def _number(found: Mapping[str, Any], key: str, default: int) -> int:
+    try:
+        return int(found.get(key, default))
+    except ValueError:
+        raise ConfigurationError(f"the target's {key} is not one number", "Give one primary endpoint.") from None
+
+
+def _default_host(kind: str, form: Form, target: Mapping[str, Any]) -> str:
+    host = form.host.format(
+        service=target.get("service", "postgres"), namespace=target.get("namespace", "default")
+    )
+    if not host:
+        raise ConfigurationError(f"a target of kind {kind} needs a host", "Give dsn, host or endpoints.primary.")
+    return host
+
+
+def _endpoint(target: Mapping[str, Any], endpoint: str, resolve: Resolve) -> Mapping[str, Any]:
+    """An endpoint is ``host``, ``host:port``, a DSN, a secret reference to one, or a mapping."""
+    found = (target.get("endpoints") or {}).get(endpoint)
+    if found is None and endpoint != "primary" and target.get("endpoints"):
+        known = ", ".join(target["endpoints"])
+        raise ConfigurationError(f"the target has no endpoint {endpoint}", f"Declared are: {known}.")
+    if found is None:
+        return {}
+    if isinstance(found, Mapping) and not {"env", "file"} & set(found):
+        return {**_from_dsn(found.get("dsn"), resolve), **found}
+    if isinstance(found, str) and "=" not in found and "//" not in found:
+        host, _, port = found.rpartition(":") if re.search(r":\d+$", found) else (found, "", "")
+        return {"host": host.strip("[]"), "port": port}
+    return _from_dsn(found, resolve)
+
+
+def _from_dsn(dsn: Any, resolve: Resolve) -> Mapping[str, Any]:
+    if not dsn:
+        return {}
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        return conninfo_to_dict(resolve(dsn) if isinstance(dsn, Mapping) else dsn)
+    except ProgrammingError:  # its text may quote the password
+        raise ConfigurationError(
+            "the target's dsn cannot be read", "Percent-encode special characters, or give host, user, password."
+        ) from None
+
+
+def keywords(settings: Settings) -> dict[str, str]:
+    """The libpq keywords of a connection. Values need no encoding; statement_timeout travels in ``options``."""
+    session = {**SESSION, "statement_timeout": f"{settings.statement_timeout_ms}ms"}
+    options = " ".join(f"-c {key}={_escape(value)}" for key, value in session.items())
+    found = {
+        "host": settings.host,
+        "port": str(settings.port),
+        "dbname": settings.database,
+        "connect_timeout": str(settings.connect_timeout_s),
+        "application_name": settings.application_name,
+        "options": options,
+    }
+    extra = {
+        "user": settings.user,
+        "password": settings.password,
+        "sslmode": settings.sslmode,
+        "sslrootcert": settings.sslrootcert,
+    }
+    return found | {key: value for key, value in extra.items() if value}
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def connect(settings: Settings) -> Connection:
+    """Open a direct session in autocommit. Raises a PostgresError that names the place and the remedy."""
+    if settings.pooled:
+        raise _pooled(settings)
+    import psycopg
+
+    try:
+        connection = psycopg.connect(autocommit=True, prepare_threshold=None, **keywords(settings))  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        raise _refused(settings, str(error)) from error
+    if connection.pgconn.server_version < OLDEST:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise ServerTooOld(f"{settings.place} runs PostgreSQL {version}", "Holdfast needs PostgreSQL 15 or newer.")
+    return connection
+
+
+def _pooled(settings: Settings) -> PostgresError:
+    return PooledEndpoint(
+        f"{settings.place} is a pooled endpoint, and plan and apply need a session of their own",
+        "Declare a direct endpoint of the same database as endpoints.primary (mode: direct).",
+    )
+
+
+#: What libpq and the server say when a session is refused; a failed start-up carries no SQLSTATE in libpq.
+_SAYINGS: tuple[tuple[str, type[PostgresError], str, str], ...] = (
+    (
+        r"unsupported startup parameter",
+        PooledEndpoint,
+        "is a pooled endpoint, and plan and apply need a session of their own",
+        "Declare a direct endpoint of the same database as endpoints.primary.",
+    ),
+    (
+        r"no password supplied",
+        AuthenticationFailed,
+        "asks {user} for a password and none is set",
+        "Set the secret that the target's password refers to.",
+    ),
+    (
+        r"password authentication failed|role \".*\" does not exist|role \".*\" is not permitted to log in",
+        AuthenticationFailed,
+        "refuses the role or password of {user}",
+        "Check the target's user and the secret that holds its password.",
+    ),
+    (
+        r"no pg_hba.conf entry|authentication failed",
+        AuthenticationFailed,
+        "does not let {user} in from here",
+        "Allow this client in the server's pg_hba.conf, and check sslmode.",
+    ),
+    (
+        r"database \".*\" does not exist",
+        NoSuchDatabase,
+        "does not exist",
+        "Create the database, or correct the target's database.",
+    ),
+    (
+        r"certificate|SSL|TLS",
+        Unreachable,
+        "cannot be reached over TLS: {reason}",
+        "Check sslmode and sslrootcert of the target.",
+    ),
+    (r"too many (clients|connections)|connection slots", Unreachable, "has no free connection", "Close sessions."),
+    (r"starting up|shutting down|recovery mode", Unreachable, "is not ready: {reason}", "Try again in a moment."),
+)
+
+
+def _refused(settings: Settings, text: str) -> PostgresError:
+    text = text.replace(settings.password, "***") if settings.password else text
+    reason = re.sub(r"^.*?(failed|FATAL|error): +", "", text.split("\n")[0]).removeprefix("FATAL:  ")
+    if "permission denied for database" in text:
+        grant = f"GRANT CONNECT ON DATABASE {quote(settings.database)} TO {quote(settings.user or 'public')}"
+        return PermissionDenied(f"{settings.place}: {reason}", object=f"database {settings.database}", grant=grant)
+    for pattern, error, message, remedy in _SAYINGS:
+        if re.search(pattern, text):
+            told = message.format(user=settings.user or "this user", reason=reason)
+            return error(f"{settings.place} {told}", remedy)
+    return Unreachable(
+        f"{settings.place} cannot be reached: {reason}", "Is the server running, and are host and port right?"
+    )

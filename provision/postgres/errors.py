@@ -1,0 +1,177 @@
+"""What can go wrong with a PostgreSQL server, each error with one sentence and its remedy, free of secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psycopg import Error
+    from psycopg.errors import Diagnostic
+
+
+class PostgresError(Exception):
+    """A failed dealing with a PostgreSQL server. ``str()`` is what happened and, after it, ``remedy``."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.remedy}" if self.remedy else self.message
+
+
+class ConfigurationError(PostgresError):
+    """The target's settings do not describe a connection."""
+
+
+class Unreachable(PostgresError):
+    """No server answers at the address, or the connection to it was lost."""
+
+
+class AuthenticationFailed(PostgresError):
+    """The server refuses this role or its password."""
+
+
+class NoSuchDatabase(PostgresError):
+    """The server has no database of that name."""
+
+
+class PooledEndpoint(PostgresError):
+    """The endpoint is a pooler, which keeps neither sessions nor advisory locks."""
+
+
+class ServerTooOld(PostgresError):
+    """The server is older than the oldest supported version."""
+
+
+class PermissionDenied(PostgresError):
+    """The role lacks a privilege. ``object`` is what it was refused on, ``grant`` the SQL that mends it."""
+
+    def __init__(self, message: str, *, object: str = "", grant: str = "") -> None:
+        super().__init__(message, f"As its owner or a superuser run: {grant};" if grant else "")
+        self.object = object
+        self.grant = grant
+
+
+class LockTimeout(PostgresError):
+    """A lock was not granted in time, or a deadlock was broken, on every try."""
+
+
+class StatementFailed(PostgresError):
+    """The server refused a statement of ours. ``step`` is the id of the plan's step, "" outside a plan.
+
+    ``position`` counts characters of that statement from 1; None when the server gave none.
+    """
+
+    def __init__(
+        self, step: str, sqlstate: str, message: str, remedy: str = "", position: int | None = None
+    ) -> None:
+        where = f"{step}: " if step else ""
+        super().__init__(f"{where}{message} (SQLSTATE {sqlstate})", remedy)
+        self.step = step
+        self.sqlstate = sqlstate
+        self.reason = message
+        self.position = position
+
+
+class Refusal(Exception):
+    """The server's own words about a statement: the raw material that ``translate`` turns into the types above."""
+
+    def __init__(self, diag: Diagnostic) -> None:
+        super().__init__(diag.message_primary or "")
+        self.sqlstate = diag.sqlstate or ""
+        self.message = diag.message_primary or "no message"
+        self.detail = diag.message_detail or ""
+        self.hint = diag.message_hint or ""
+        self.position = int(diag.statement_position) if diag.statement_position else None
+        self.column = diag.column_name
+        self.constraint = diag.constraint_name
+
+
+#: SQLSTATEs after which the same statement may succeed: lock_not_available, deadlock_detected, serialization_failure.
+_TRANSIENT = frozenset({"55P03", "40P01", "40001"})
+_DISK_FULL = "53100"
+_REMEDIES = {
+    _DISK_FULL: "Free disk space on the server and run the command again.",
+    "53200": "Raise max_locks_per_transaction on the server, or memory, and run the command again.",
+    "53300": "Close sessions or raise max_connections on the server.",
+    "57014": "The statement ran into statement_timeout or was cancelled; run the command again.",
+    "58P01": "Install the extension's files on the server.",
+    "0A000": "The server does not support this; see its version and installed extensions.",
+}
+#: (pattern of the server's message, object, grant); {0} is what the pattern caught, {role} the current role.
+_GRANTS: tuple[tuple[str, str, str], ...] = (
+    (r"permission denied for database (.+)", "database {0}", "GRANT CREATE ON DATABASE {0} TO {role}"),
+    (r"permission denied for schema (.+)", "schema {0}", "GRANT USAGE, CREATE ON SCHEMA {0} TO {role}"),
+    (r"permission denied for (?:table|view|relation) (.+)", "table {0}", "GRANT ALL ON TABLE {0} TO {role}"),
+    (r"permission denied for sequence (.+)", "sequence {0}", "GRANT ALL ON SEQUENCE {0} TO {role}"),
+    (r"permission denied for function (.+)", "function {0}", "GRANT EXECUTE ON FUNCTION {0} TO {role}"),
+    (r"permission denied for type (.+)", "type {0}", "GRANT USAGE ON TYPE {0} TO {role}"),
+    (r"permission denied for language (.+)", "language {0}", "GRANT USAGE ON LANGUAGE {0} TO {role}"),
+    (r"permission denied to create extension (.+)", "extension {0}", "CREATE EXTENSION {0}"),
+    (r"permission denied to create database", "database", "ALTER ROLE {role} CREATEDB"),
+    (r"permission denied to (?:create|alter|drop|grant) role", "role", "ALTER ROLE {role} CREATEROLE"),
+    (r"must be superuser", "server", "ALTER ROLE {role} SUPERUSER"),
+    (r'must be (?:able to SET ROLE|member of role) "?([^"]+)"?', "role {0}", "GRANT {0} TO {role}"),
+    (r'must have admin option on role "?([^"]+)"?', "role {0}", "GRANT {0} TO {role} WITH ADMIN OPTION"),
+)
+_OWNER = re.compile(r"must be owner of (materialized view|event trigger|large object|relation|\w+) (.+)")
+
+
+def is_transient(sqlstate: str, message: str) -> bool:
+    """Whether trying again may help. Concurrent changes of one ACL row end in an internal error by name only."""
+    return sqlstate in _TRANSIENT or (sqlstate == "XX000" and message.startswith("tuple concurrently"))
+
+
+def is_connection_lost(sqlstate: str) -> bool:
+    """Whether the session is gone: class 08 and the shutdown codes of class 57."""
+    return sqlstate.startswith("08") or sqlstate in ("57P01", "57P02", "57P03", "57P05")
+
+
+def translate(refusal: Refusal, *, step: str = "", role: str = "") -> PostgresError:
+    """Give the typed error for what the server said. The text holds no parameter and no part of the statement."""
+    state, message = refusal.sqlstate, refusal.message
+    where = f"{step}: " if step else ""
+    if state == "42501":
+        found, grant = _grant(message, role or "current_user")
+        return PermissionDenied(f"{where}{message}", object=found, grant=grant)
+    if is_connection_lost(state):
+        return Unreachable(f"{where}the server closed the connection: {message}", "Run the command again.")
+    if is_transient(state, message):
+        return LockTimeout(
+            f"{where}{message}", "Another session is in the way; find it in pg_stat_activity and run again."
+        )
+    detail = f"{message}: {refusal.detail}" if refusal.detail else message
+    remedy = refusal.hint or _REMEDIES.get(state, "")
+    return StatementFailed(step, state, detail.rstrip("."), remedy, refusal.position)
+
+
+def refusal_of(error: Error) -> Refusal:
+    """The server's words in an exception of psycopg."""
+    found = Refusal(error.diag)
+    if not found.sqlstate:
+        found.sqlstate = error.sqlstate or "08006"
+        found.message = str(error).strip().split("\n")[0]
+    return found
+
+
+def _grant(message: str, role: str) -> tuple[str, str]:
+    quoted = quote(role) if role != "current_user" else role
+    owner = _OWNER.match(message)
+    if owner:
+        kind = "table" if owner[1] == "relation" else owner[1]
+        return f"{kind} {owner[2]}", f"ALTER {kind.upper()} {owner[2]} OWNER TO {quoted}"
+    for pattern, found, grant in _GRANTS:
+        match = re.match(pattern, message)
+        if match:
+            return found.format(*match.groups()), grant.format(*match.groups(), role=quoted)
+    return "", ""
+
+
+def quote(identifier: str) -> str:
+    """Quote an identifier where it needs it."""
+    if re.fullmatch(r"[a-z_][a-z0-9_]*", identifier):
+        return identifier
+    return '"' + identifier.replace('"', '""') + '"'

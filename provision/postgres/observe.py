@@ -1,0 +1,184 @@
+"""Read a database in one snapshot: the raw catalog for the kinds' ``decode``, the ledger, and facts of the server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from provision.postgres import wire
+from provision.postgres.catalog import Catalog, Query, parse_copy
+from provision.postgres.connect import SESSION
+from provision.postgres.errors import Refusal, translate
+from provision.spec.record import Facts
+
+if TYPE_CHECKING:
+    from provision.postgres.connect import Connection
+
+#: Gives whether a password fits what pg_authid holds for a role (a SCRAM verifier, an MD5 hash, or None).
+Verify = Callable[[str, str | None, str], bool]
+
+_LOCAL = "; ".join(f"SET LOCAL {key} = '{value}'" for key, value in SESSION.items())
+_BEGIN = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *_LOCAL.split("; "))
+
+_PROBE = """
+    SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname = 'holdfast' AND c.relname = 'objects'),
+           has_table_privilege('pg_catalog.pg_authid', 'SELECT')"""
+_SERVER = """
+    SELECT json_build_object(
+        'settings', (SELECT json_object_agg(name, setting) FROM pg_settings
+                      WHERE name IN ('max_connections', 'superuser_reserved_connections', 'wal_level', 'lc_messages',
+                                     'max_prepared_transactions', 'max_locks_per_transaction', 'data_directory_mode',
+                                     'block_size', 'server_encoding', 'shared_preload_libraries')),
+        'compressions', (SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'),
+        'available', (SELECT json_object_agg(name, default_version) FROM pg_available_extensions),
+        'installed', (SELECT json_object_agg(extname, extversion) FROM pg_extension),
+        'role', (SELECT json_build_object('name', rolname, 'superuser', rolsuper, 'createdb', rolcreatedb,
+                                          'createrole', rolcreaterole) FROM pg_roles WHERE rolname = current_user),
+        'database', current_database(),
+        'create', has_database_privilege(current_database(), 'CREATE'))"""
+_PASSWORDS = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY (ARRAY[{names}]::name[])"
+
+
+class Snapshot(NamedTuple):
+    """One reading of one database. ``raw`` is the catalog and ``ledger`` our own tables, by name of query."""
+
+    raw: Mapping[str, bytes]
+    ledger: Mapping[str, bytes]
+    facts: Facts
+
+    @property
+    def digest(self) -> str:
+        """Hash of the raw catalog and the server's version: equal digests decode to equal planes."""
+        found = hashlib.sha256(repr((self.facts.target, self.facts.version)).encode())
+        for name in sorted(self.raw):
+            found.update(f"\0{name}\0{len(self.raw[name])}\0".encode())
+            found.update(self.raw[name])
+        return found.hexdigest()
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog(self.facts.target, self.facts.version[0], self.raw)
+
+
+class Observer:
+    """Reads snapshots of one target through an open session."""
+
+    def __init__(self, connection: Connection, target: str) -> None:
+        self.connection = connection
+        self.target = target
+
+    @cached_property
+    def version(self) -> tuple[int, int, int]:
+        """(major, minor, 0); PostgreSQL has had two-part versions since 10."""
+        number = self.connection.pgconn.server_version
+        return number // 10000, number % 10000, 0
+
+    def read(
+        self,
+        queries: Iterable[Query],
+        *,
+        ledger: Iterable[Query] = (),
+        passwords: Mapping[str, str] | None = None,
+        verify: Verify | None = None,
+    ) -> Snapshot:
+        """Read everything in two round trips. ``ledger`` queries run only where our schema exists.
+
+        ``passwords`` maps roles to the secrets they should have; what came of it is the fact
+        ``password_state``: match, differs, or unknown where this role may not read pg_authid.
+        """
+        with_ledger, with_passwords = self._begin()
+        kinds, own = list(queries), list(ledger) if with_ledger else []
+        ask = with_passwords and bool(passwords) and verify is not None
+        texts = [copy(q.sql(self.version[0])) for q in (*kinds, *own)]
+        texts += [copy(_SERVER), *([copy(_password_query(passwords or {}))] if ask else [])]
+        outputs = self._run(*texts, "COMMIT")
+        raw = {q.name: data for q, data in zip(kinds, outputs, strict=False)}
+        held = {q.name: data for q, data in zip(own, outputs[len(kinds) :], strict=False)}
+        rest = outputs[len(kinds) + len(own) :]
+        stored = {str(r[0]): r[1] for r in parse_copy(rest[1])} if ask else None
+        states = password_states(passwords or {}, stored, verify)
+        return Snapshot(raw, held, self._facts(json.loads(str(parse_copy(rest[0])[0][0])), states))
+
+    def _begin(self) -> tuple[bool, bool]:
+        (probe,) = parse_copy(self._run(*_BEGIN, copy(_PROBE))[0])
+        return probe[0] == "t", probe[1] == "t"
+
+    def _run(self, *statements: str) -> list[bytes]:
+        try:
+            return wire.run(self.connection, *statements)
+        except Refusal as refusal:
+            wire.send(self.connection, ["ROLLBACK"])
+            raise translate(refusal, role=self.connection.info.user) from refusal
+        except KeyboardInterrupt:
+            wire.send(self.connection, ["ROLLBACK"])
+            raise
+
+    def _facts(self, server: Mapping[str, Any], passwords: Mapping[str, str]) -> Facts:
+        settings, role = server["settings"], server["role"]
+        return Facts(
+            "pg",
+            self.target,
+            self.version,
+            {
+                "max_connections": int(settings["max_connections"]),
+                "reserved_connections": int(settings["superuser_reserved_connections"]),
+                "extensions": server["installed"] or {},
+                "extensions_available": server["available"] or {},
+                "superuser": role["superuser"],
+                "role": role["name"],
+                "createdb": role["superuser"] or role["createdb"],
+                "createrole": role["superuser"] or role["createrole"],
+                "create": server["create"],
+                "database": server["database"],
+                "encoding": settings["server_encoding"],
+                "compressions": tuple(server["compressions"] or ()),
+                "wal_level": settings["wal_level"],
+                "max_locks_per_transaction": int(settings["max_locks_per_transaction"]),
+                "password_state": dict(passwords),
+            },
+        )
+
+
+def observe(connection: Connection, target: str, queries: Iterable[Query], **options: Any) -> Snapshot:
+    """Read one snapshot; see ``Observer.read``."""
+    return Observer(connection, target).read(queries, **options)
+
+
+def copy(query: str) -> str:
+    """The statement that streams a query's rows in COPY's text format."""
+    return f"COPY ({query}\n) TO STDOUT"
+
+
+def password_states(
+    wanted: Mapping[str, str], stored: Mapping[str, str | None] | None, verify: Verify | None
+) -> dict[str, str]:
+    """Compare secrets with what the server keeps of them: role -> match, differs or unknown. Pure."""
+    if stored is None or verify is None:
+        return dict.fromkeys(wanted, "unknown")
+    return {
+        role: "match" if verify(secret, stored.get(role), role) else "differs" for role, secret in wanted.items()
+    }
+
+
+def missing_privileges(facts: Facts, kinds: Iterable[str]) -> list[tuple[str, str]]:
+    """What this role lacks to apply records of these kinds: (what cannot be done, the GRANT that allows it)."""
+    options, wanted = facts.options, set(kinds)
+    if options["superuser"]:
+        return []
+    role, found = options["role"], []
+    if not options["create"] and wanted & {"schema", "extension"}:
+        found.append(("create schemas", f'GRANT CREATE ON DATABASE "{options["database"]}" TO "{role}"'))
+    if not options["createrole"] and wanted & {"role", "membership"}:
+        found.append(("manage roles", f'ALTER ROLE "{role}" CREATEROLE'))
+    if "role" in wanted and "unknown" in options["password_state"].values():
+        found.append(("see whether passwords fit", f'GRANT SELECT ON pg_catalog.pg_authid TO "{role}"'))
+    return found
+
+
+def _password_query(passwords: Mapping[str, str]) -> str:
+    names = ", ".join("'" + role.replace("'", "''") + "'" for role in passwords)
+    return _PASSWORDS.format(names=names)

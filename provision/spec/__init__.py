@@ -1,0 +1,1 @@
+"""Machinery of the spec language: positions, diagnostics, records, fields, units. It knows no kind."""

@@ -1,0 +1,222 @@
+"""The pure core: diff, closure, lower, order and the Plan as a value. A toy kind stands in for real ones."""
+
+from __future__ import annotations
+
+import ast
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provision.plan.assemble import Seen, assemble
+from provision.plan.consents import missing, required
+from provision.plan.fingerprint import fingerprint
+from provision.plan.lower import LoweringError, Work
+from provision.plan.order import CycleError, order
+from provision.plan.plan import PlanFileError, dumps, from_json
+from provision.plan.scope import ScopeError
+from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered, Sql
+from provision.spec.ident import KIND_WORDS, Address
+from provision.spec.kind import PlainKind
+from provision.spec.record import Facts, Plane, Record
+
+CLOCK = datetime(2026, 11, 21, 12, tzinfo=UTC)
+FACTS = {("pg", "main"): Facts("pg", "main", (18, 0, 0), {})}
+CORE = Path(__file__).parents[2] / "provision" / "plan"
+
+
+class Thing(PlainKind):
+    """Created, altered and dropped by one statement each; ``hard`` replaces, ``shape`` alters dependents."""
+
+    name = "table"
+    system = "pg"
+
+    def impact(self, change: Change, facts: Facts) -> Impact:
+        if "hard" in change.fields:
+            return "replace"
+        return "alter" if "shape" in change.fields else "none"
+
+    def lower(self, change: Change, context: Context) -> Lowered:
+        a = change.address
+        if change.action == "create":
+            drafts = [Draft(a, "create", Sql(f"create {a}"), "create", makes=(a,))]
+        elif change.action == "delete":
+            loss = Hazard("data_loss", "rows are lost", count=3)
+            drafts = [Draft(a, "drop", Sql(f"drop {a}"), "drop", destroys=(a,), hazards=(loss,))]
+        elif change.action in ("replace", "rebuild"):
+            drafts = [
+                Draft(a, "drop", Sql(f"drop {a}"), "drop", key="drop", destroys=(a,)),
+                Draft(a, "create", Sql(f"create {a}"), "create", makes=(a,)),
+            ]
+        else:
+            drafts = [Draft(a, "alter", Sql(f"alter {a}"), "alter")]
+        return Lowered(tuple(drafts), (a,))
+
+
+KINDS: Any = {"table": Thing()}
+
+
+def at(name: str) -> Address:
+    return Address("pg", "main", "table", ("s", name))
+
+
+def thing(name: str, *refs: str, rigid: tuple[str, ...] = (), **settings: Any) -> Record:
+    return Record(at(name), settings, refs=tuple(map(at, refs)), rigid=tuple(map(at, rigid)))
+
+
+def plan_of(desired: list[Record], live: list[Record], owned: set[str] | None = None, only: tuple[str, ...] = ()) -> Any:
+    known = {str(r.address) for r in live} if owned is None else owned
+    return assemble(Plane(desired, name="p", env="e"), Seen(Plane(live), known, FACTS), KINDS, CLOCK, only)
+
+
+def ids(plan: Any) -> list[str]:
+    return [s.id.removeprefix("pg:main/s/") for s in plan.steps]
+
+
+names = st.sampled_from([f"n{i}" for i in range(12)])
+planes = st.dictionaries(names, st.fixed_dictionaries({"v": st.integers(0, 2), "hard": st.integers(0, 1)}))
+
+
+@st.composite
+def linked(draw: Any) -> list[Record]:
+    """A plane whose references always point to earlier names, as real ones do."""
+    chosen = draw(planes)
+    ordered = sorted(chosen)
+    return [
+        thing(n, *draw(st.lists(st.sampled_from(ordered[:i]), unique=True, max_size=3)) if i else (), **chosen[n])
+        for i, n in enumerate(ordered)
+    ]
+
+
+@given(linked(), linked())
+def test_running_the_steps_leads_from_any_plane_to_any_other(before: list[Record], after: list[Record]) -> None:
+    plan = plan_of(after, before)
+    world = {str(r.address) for r in before}
+    depends = {str(r.address): {str(x) for x in r.refs} for r in before}
+    wanted = {str(r.address): {str(x) for x in r.refs} for r in after}
+    for step in plan.steps:
+        if step.action == "create":
+            assert step.object not in world
+            assert wanted[step.object] <= world
+            world.add(step.object)
+            depends[step.object] = wanted[step.object]
+        elif step.action == "drop":
+            world.remove(step.object)
+        else:
+            assert step.object in world
+    assert world == set(wanted)
+
+
+@pytest.mark.req("B2.1")
+@given(linked())
+def test_a_plane_compared_with_itself_gives_no_steps(plane: list[Record]) -> None:
+    assert plan_of(plane, plane).is_empty
+
+
+@given(linked(), linked())
+def test_equal_inputs_give_equal_bytes(before: list[Record], after: list[Record]) -> None:
+    first, second = plan_of(after, before), plan_of(after, before)
+    assert dumps(first, required(first)) == dumps(second, required(second))
+
+
+@given(linked(), linked())
+def test_a_plan_survives_its_file(before: list[Record], after: list[Record]) -> None:
+    plan = plan_of(after, before)
+    assert from_json(json.loads(dumps(plan, required(plan)))) == plan
+
+
+def test_a_damaged_plan_file_says_what_to_do() -> None:
+    with pytest.raises(PlanFileError, match="holdfast plan -o"):
+        from_json([1])
+    with pytest.raises(PlanFileError, match="make the plan again"):
+        from_json({"version": 1, "steps": [{}], "plane": "p", "env": "e", "as_of": "", "fingerprint": "", "touched": []})
+
+
+def test_a_replaced_object_takes_its_dependents_through_drop_and_create() -> None:
+    live = [thing("a", hard=0), thing("b", "a"), thing("c", "b"), thing("d")]
+    plan = plan_of([thing("a", hard=1), thing("b", "a"), thing("c", "b"), thing("d")], live)
+    assert ids(plan) == ["c#drop.drop", "b#drop.drop", "a#drop.drop", "a#create", "b#create", "c#create"]
+
+
+def test_an_altered_object_rebuilds_only_rigid_dependents() -> None:
+    live = [thing("a", shape=0), thing("view", "a", rigid=("a",)), thing("loose", "a")]
+    plan = plan_of([thing("a", shape=1), thing("view", "a", rigid=("a",)), thing("loose", "a")], live)
+    assert ids(plan) == ["view#drop.drop", "a#alter", "view#create"]
+
+
+def test_undeclared_objects_are_dropped_only_when_owned() -> None:
+    live = [thing("mine"), thing("theirs")]
+    plan = plan_of([], live, owned={str(at("mine"))})
+    assert ids(plan) == ["mine#drop"]
+    assert required(plan) == ("data_loss:pg:main/s/mine",)
+    assert missing(plan, ["data_loss:pg:main/s/mine"]) == ()
+
+
+def test_prune_of_the_parent_drops_what_nobody_declares_and_its_absence_reports_it() -> None:
+    child = Record(at("x").child("column", "extra"), {}, parent=at("x"))
+    column = {"column": Thing(), **KINDS}
+    for prune, expected in ((True, ["x/column/extra#drop"]), (False, [])):
+        seen = Seen(Plane([thing("x", prune=prune), child]), {str(at("x"))}, FACTS)
+        plan = assemble(Plane([thing("x", prune=prune)]), seen, column, CLOCK)
+        assert ids(plan) == expected
+        assert [d.change for d in plan.drift] == (["undeclared"] if prune else ["unmanaged"])
+
+
+def test_an_equal_object_without_owner_is_adopted_and_a_differing_one_needs_a_consent() -> None:
+    plan = plan_of([thing("same", v=1), thing("other", v=1)], [thing("same", v=1), thing("other", v=2)], owned=set())
+    assert plan.adopt == ("pg:main/s/same",)
+    assert required(plan) == ("adopt:pg:main/s/other",)
+    assert missing(plan, ["adopt:pg:main/s"]) == ()
+
+
+def test_only_narrows_to_an_address_and_what_it_needs() -> None:
+    wanted = [thing("base"), thing("top", "base"), thing("aside")]
+    assert ids(plan_of(wanted, [], only=("pg:main/s/top",))) == ["base#create", "top#create"]
+    with pytest.raises(ScopeError, match="no object pg:main/s/nope"):
+        plan_of(wanted, [], only=("pg:main/s/nope",))
+
+
+def test_a_cycle_names_its_members() -> None:
+    a, b = at("a"), at("b")
+    works = [
+        Work(Draft(a, "create", Sql(""), "", makes=(a,), needs=(b,)), (a,), ()),
+        Work(Draft(b, "create", Sql(""), "", makes=(b,), needs=(a,)), (b,), ()),
+    ]
+    with pytest.raises(CycleError, match=r"s/a#create.*s/b#create|s/b#create.*s/a#create"):
+        order(works)
+
+
+def test_a_change_that_no_kind_absorbs_is_our_defect() -> None:
+    class Forgetful(Thing):
+        def lower(self, change: Change, context: Context) -> Lowered:
+            return Lowered((), ())
+
+    with pytest.raises(LoweringError, match="not absorbed: pg:main/s/a"):
+        assemble(Plane([thing("a")]), Seen(Plane([]), (), FACTS), {"table": Forgetful()}, CLOCK)
+
+
+@given(planes, names)
+def test_the_fingerprint_sees_touched_objects_and_no_others(settings: dict[str, Any], name: str) -> None:
+    records = [thing(n, **s) for n, s in settings.items()]
+    print_of = fingerprint([str(at(name))], Plane(records))
+    others = [r for r in records if r.address != at(name)]
+    assert (fingerprint([str(at(name))], Plane(others)) == print_of) == (name not in settings)
+
+
+@given(st.text(min_size=1).filter(lambda s: "\x00" not in s), st.sampled_from(["column", "index", "table"]))
+def test_an_address_keeps_any_name_and_two_names_never_share_a_text(name: str, kind: str) -> None:
+    schema = Address.root("pg", "main", "schema", "s", bare=True)
+    child = schema.child(kind, name, bare=kind == "table")
+    assert child.name == name
+    assert (str(child) == str(schema.child(kind, name + "x", bare=kind == "table"))) is False
+
+
+@pytest.mark.parametrize("module", ["diff", "closure", "order", "scope", "fingerprint", "consents", "assemble"])
+def test_the_core_never_asks_which_kind_it_holds(module: str) -> None:
+    tree = ast.parse((CORE / f"{module}.py").read_text())
+    words = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    assert not words & KIND_WORDS
