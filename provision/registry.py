@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from provision.postgres.catalog import RELATIONS, ROLE_NAMES, Query, queries_by_name
 from provision.spec.kind import Kind, Section
@@ -47,18 +48,19 @@ def kinds() -> Mapping[str, Kind]:
 @cache
 def postgres_kinds() -> Sequence[Kind]:
     """The kinds observed in a database, in the order in which they are decoded."""
-    return tuple(module.KIND for module in _postgres_modules())
+    return tuple(module.KIND for module in postgres_modules())
 
 
 @cache
 def postgres_queries() -> Sequence[Query]:
     """The bulk catalog queries of all kinds, each once."""
-    groups = [module.QUERIES for module in _postgres_modules()]
+    groups = [module.QUERIES for module in postgres_modules()]
     return tuple(queries_by_name([(RELATIONS, ROLE_NAMES), *groups]).values())
 
 
 @cache
-def _postgres_modules() -> Sequence[object]:
+def postgres_modules() -> Sequence[Any]:
+    """The modules of Postgres kinds, each with KIND, QUERIES and decode, in the order in which they are decoded."""
     from provision.postgres.kinds import (
         check,
         column,

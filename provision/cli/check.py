@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from provision.cli import exits
-from provision.cli.output import options, say
+from provision.cli.output import colored, options, say
 
 
 @click.command("check", help="Report every mistake in the specs.")
@@ -23,9 +23,11 @@ def command(paths: tuple[Path, ...], compiled: bool, form: str) -> int:
         chosen.specs, chosen.env, cache=chosen.cache, root=chosen.root, compiled=compiled, paths=paths, note=say
     )
     errors = sum(d.severity == "error" for d in found.diagnostics)
-    text = render.render(found.diagnostics, form, found.line)
-    click.echo(text, nl=not text.endswith("\n") and bool(text))
     if form == "text":
-        warnings = len(found.diagnostics) - errors
-        say(f"{found.checked}: {errors} errors, {warnings} warnings")
+        click.echo(render.text(found.diagnostics, found.line, color=colored()), nl=False)
+        say(f"{found.checked}: {render.summary(found.diagnostics)}")
+    elif form == "github":
+        click.echo(render.github(found.diagnostics), nl=False)
+    else:
+        click.echo({"json": render.as_json, "sarif": render.sarif}[form](found.diagnostics), nl=False)
     return exits.FAILED if errors else exits.DONE

@@ -12,4 +12,4 @@ def command() -> None:
     from provision import registry
     from provision.spec import schema
 
-    show_json(schema.document_schema(registry.sections()))
+    show_json(schema.compose(registry.sections()))

@@ -14,7 +14,7 @@ from provision.embedded.process import ServerError
 
 _OWN = "holdfast"
 #: Where servers of root keep what their account could not reach inside the project.
-SHELTER = Path("/var/tmp/holdfast-root")  # noqa: S108 (made and owned by root, checked at each use)
+SHELTER = Path("/var/lib/holdfast")
 
 
 class Account(NamedTuple):
@@ -33,13 +33,20 @@ class Account(NamedTuple):
             [str(part) for part in command], text=True, capture_output=True, check=False, cwd="/", **options
         )
 
-    def can_reach(self, path: Path) -> bool:
-        """Whether this account may pass through every folder above ``path`` and read it, if it exists."""
-        if self.uid is None:
-            return True
-        while not path.exists():
-            path = path.parent
-        return self.run(["/bin/sh", "-c", 'test -r "$0" && test -x "$0"', path]).returncode == 0
+    def can_enter(self, folder: Path) -> bool:
+        """Whether this account may pass into an existing folder through every one above it."""
+        return self.uid is None or self.run(["/bin/sh", "-c", 'test -x "$0"', folder]).returncode == 0
+
+    def can_read(self, folder: Path) -> bool:
+        """Whether this account may also list it."""
+        return self.uid is None or self.run(["/bin/sh", "-c", 'test -r "$0/."', folder]).returncode == 0
+
+    def write(self, file: Path, text: str) -> None:
+        """Replace a private file with our hands tied to this account, whatever lies in its folder."""
+        script = 'umask 077 && cat >"$0.new" && mv -f "$0.new" "$0"'
+        done = self.run(["/bin/sh", "-c", script, file], input=text)
+        if done.returncode != 0:
+            raise ServerError(f"{file} cannot be written: {done.stderr.strip()}")
 
     def make_folder(self, path: Path) -> None:
         """Create a private folder of this account. An existing one keeps its mode and owner."""
@@ -51,10 +58,15 @@ class Account(NamedTuple):
             os.chown(path, self.uid, self.gid)
 
 
-def for_servers() -> Account:
-    """The account for PostgreSQL: ourselves, or an unprivileged one when we are root. Raises ServerError."""
+def for_servers(home: Path) -> Account:
+    """The account for a server in ``home``: ourselves, or an unprivileged one when we are root.
+
+    A home that exists stays with its owner. Raises ServerError.
+    """
     if os.geteuid() != 0:
         return Account(None, None)
+    if home.is_dir() and home.stat().st_uid != 0:
+        return Account(home.stat().st_uid, home.stat().st_gid)
     found = _look_up(_OWN) or _look_up("postgres") or _create() or _look_up("nobody")
     if found is None:
         raise ServerError(
@@ -97,7 +109,7 @@ def shelter(name: str) -> Path:
 
 def readable_copy(account: Account, folders: Sequence[Path], name: str) -> Path:
     """The parent of sibling ``folders`` if the account can read them, else of their copies in the shelter."""
-    if all(account.can_reach(folder) for folder in folders):
+    if all(account.can_read(folder) for folder in folders):
         return folders[0].parent
     target = shelter("programs") / name
     if not target.exists():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from provision.embedded import nats, postgres, secrets
-from provision.embedded.account import SHELTER, Account, for_servers, shelter
+from provision.embedded.account import SHELTER, for_servers, shelter
 from provision.embedded.process import LOOPBACK, ServerError
 
 FOLDER: Final = ".holdfast"
@@ -144,9 +144,8 @@ def reset(root: Path, env: str) -> bool:
 
 def status(root: Path, env: str) -> Running | None:
     """The servers of ``env``, running or not; None if ``up`` never ran. Raises ServerError."""
-    files = _Files(root, env)
-    state = files.state()
-    return files.running(state) if state["postgres"] or state["nats"] else None
+    running = _Files(root, env).running()
+    return running if running.postgres or running.nats else None
 
 
 def load_secrets(root: Path, env: str) -> dict[str, str]:
@@ -157,13 +156,22 @@ def load_secrets(root: Path, env: str) -> dict[str, str]:
 def _folder(root: Path, env: str) -> Path:
     if not _NAME.match(env):
         raise ServerError(f"{env!r} cannot be the name of an environment", "Use letters, digits, - and _.")
-    return root.absolute() / FOLDER / env
+    return root.resolve() / FOLDER / env
 
 
 @contextmanager
 def _locked(root: Path, env: str) -> Iterator[_Files]:
     """Hold the environment for ourselves; the system ends the lock with the process that holds it."""
     files = _Files(root, env)
+    try:
+        with _held(files):
+            yield files
+    except OSError as error:
+        raise ServerError(f"{error.filename or files.folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _held(files: _Files) -> Iterator[None]:
     files.create()
     with files.lock.open("w") as file:
         deadline = time.monotonic() + _LOCK_S
@@ -174,11 +182,11 @@ def _locked(root: Path, env: str) -> Iterator[_Files]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        f"another holdfast has been starting or stopping {env} for {_LOCK_S} s",
+                        f"another holdfast has been starting or stopping {files.env} for {_LOCK_S} s",
                         f"End the process that holds {files.lock}.",
                     ) from None
                 time.sleep(0.05)
-        yield files
+        yield
 
 
 class _Files:
@@ -211,9 +219,9 @@ class _Files:
             ) from error
         return {"postgres": state.get("postgres", {}), "nats": state.get("nats", {})}
 
-    def remember(self, state: Mapping[str, Any]) -> None:
+    def _remember(self, state: Mapping[str, Any]) -> None:
         draft = self._state.with_suffix(".new")
-        draft.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n")
+        draft.write_text(json.dumps(state, indent=2) + "\n")
         draft.rename(self._state)
 
     # Servers -----------------------------------------------------------------------------------------------
@@ -225,98 +233,43 @@ class _Files:
         names: Iterable[str],
     ) -> Running:
         values = secrets.ensure(self._secrets, [secrets.ADMIN_PASSWORD, *names])
-        state = self.state()
-        notes: list[str] = []
         started: list[str] = []
-        account = for_servers()
+        notes: list[str] = []
         for target, spec in postgres_specs.items():
-            known = state["postgres"].get(target, {})
-            home = Path(known["home"]) if known else self._postgres_home(target, account, notes)
-            server = self._postgres(home, spec, int(known.get("port", 0)), values[secrets.ADMIN_PASSWORD])
-            if server.start():
-                started.append(f"postgres {target}")
-            state["postgres"][target] = {
-                "home": str(home),
-                "port": server.port,
-                "major": spec.major,
-                "database": spec.database,
-                "version": server.version(),
-            }
-            self.remember(state)
-            notes += _moved("PostgreSQL", target, known, server.port)
-            server.create_database(spec.database)
+            notes += self._up_postgres(target, spec, values[secrets.ADMIN_PASSWORD], started)
         for target, wanted in nats_specs.items():
-            known = state["nats"].get(target, {})
-            home = self._home("nats", target)
-            broker = self._nats(home, target, wanted, int(known.get("port", 0)))
-            if broker.start():
-                started.append(f"nats {target}")
-            state["nats"][target] = {
-                "home": str(home),
-                "port": broker.port,
-                "monitor_port": broker.monitor_port,
-                "version": broker.version(),
-            }
-            self.remember(state)
-            notes += _moved("NATS", target, known, broker.port)
-        return self.running(state, tuple(started), tuple(notes))
+            notes += self._up_nats(target, wanted, started)
+        return self.running(tuple(started), tuple(notes))
 
-    def running(
-        self, state: Mapping[str, Any], started: tuple[str, ...] = (), notes: tuple[str, ...] = ()
-    ) -> Running:
-        """The remembered servers with their present pids."""
-        password = secrets.read(self._secrets).get(secrets.ADMIN_PASSWORD, "")
-        return Running(
-            self.env,
-            self.folder,
-            {
-                target: PostgresRunning(
-                    host=LOOPBACK,
-                    port=known["port"],
-                    user=postgres.SUPERUSER,
-                    password=password,
-                    database=known["database"],
-                    version=known["version"],
-                    pid=postgres.Server(Path(known["home"]), account=_OURSELVES).pid,
-                    home=Path(known["home"]),
-                )
-                for target, known in state["postgres"].items()
-            },
-            {
-                target: NatsRunning(
-                    url=f"nats://{LOOPBACK}:{known['port']}",
-                    host=LOOPBACK,
-                    port=known["port"],
-                    monitor_url=f"http://{LOOPBACK}:{known['monitor_port']}",
-                    version=known["version"],
-                    pid=nats.Server(Path(known["home"])).pid,
-                    home=Path(known["home"]),
-                )
-                for target, known in state["nats"].items()
-            },
-            started,
-            notes,
-        )
-
-    def servers(self) -> dict[str, postgres.Server | nats.Server]:
-        """Every server of the environment: the remembered ones, and homes found without a memory of them."""
+    def _up_postgres(
+        self, target: str, spec: PostgresSpec, password: str, started: list[str]
+    ) -> Iterator[str]:
         state = self.state()
-        homes: dict[str, tuple[str, Path]] = {}
-        for system in ("postgres", "nats"):
-            for folder in (self.folder / system, self._sheltered(system)):
-                for home in sorted(folder.glob("*")) if folder.is_dir() else ():
-                    homes[f"{system} {home.name}"] = (system, home)
-            for target, known in state[system].items():
-                homes[f"{system} {target}"] = (system, Path(known["home"]))
-        return {
-            name: postgres.Server(home, account=_OURSELVES) if system == "postgres" else nats.Server(home)
-            for name, (system, home) in homes.items()
+        known = state["postgres"].get(target, {})
+        home = self._make_home("postgres", target)
+        server = postgres.Server(
+            home, major=spec.major, port=known.get("port", 0), settings=spec.settings, password=password
+        )
+        if server.start():
+            started.append(f"postgres {target}")
+        elif server.is_outdated:
+            yield _outdated("PostgreSQL", target)
+        state["postgres"][target] = {
+            "port": server.port,
+            "major": spec.major,
+            "database": spec.database,
+            "version": server.version(),
         }
+        self._remember(state)
+        server.create_database(spec.database)
+        if not known and not home.is_relative_to(self.folder):
+            yield f"PostgreSQL's account cannot enter {self.folder}; the data of {target} is in {home}."
+        if known and known["port"] != server.port:
+            yield _moved("PostgreSQL", target, known["port"], server.port)
 
-    def _postgres(self, home: Path, spec: PostgresSpec, port: int, password: str) -> postgres.Server:
-        return postgres.Server(home, major=spec.major, port=port, settings=spec.settings, password=password)
-
-    def _nats(self, home: Path, target: str, spec: NatsSpec, port: int) -> nats.Server:
+    def _up_nats(self, target: str, spec: NatsSpec, started: list[str]) -> Iterator[str]:
+        state = self.state()
+        known = state["nats"].get(target, {})
         config = {
             "max_payload": spec.max_payload,
             "server_tags": list(spec.tags),
@@ -325,33 +278,89 @@ class _Files:
                 "max_memory_store": spec.max_memory_store,
             },
         }
-        return nats.Server(home, port=port, name=f"holdfast-{self.env}-{target}", config=config)
+        name = f"holdfast-{self.env}-{target}"
+        home = self._make_home("nats", target)
+        server = nats.Server(home, port=known.get("port", 0), name=name, config=config)
+        if server.start():
+            started.append(f"nats {target}")
+        elif server.is_outdated:
+            yield _outdated("NATS", target)
+        state["nats"][target] = {
+            "port": server.port,
+            "monitor_port": server.monitor_port,
+            "version": server.version(),
+        }
+        self._remember(state)
+        if known and known["port"] != server.port:
+            yield _moved("NATS", target, known["port"], server.port)
+
+    def running(self, started: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> Running:
+        """The remembered servers with their present pids."""
+        state = self.state()
+        password = secrets.read(self._secrets).get(secrets.ADMIN_PASSWORD, "")
+        found_postgres = {}
+        for target, known in state["postgres"].items():
+            home = self._home("postgres", target)
+            found_postgres[target] = PostgresRunning(
+                host=LOOPBACK,
+                port=known["port"],
+                user=postgres.SUPERUSER,
+                password=password,
+                database=known["database"],
+                version=known["version"],
+                pid=postgres.Server(home).pid,
+                home=home,
+            )
+        found_nats = {}
+        for target, known in state["nats"].items():
+            home = self._home("nats", target)
+            found_nats[target] = NatsRunning(
+                url=f"nats://{LOOPBACK}:{known['port']}",
+                host=LOOPBACK,
+                port=known["port"],
+                monitor_url=f"http://{LOOPBACK}:{known['monitor_port']}",
+                version=known["version"],
+                pid=nats.Server(home).pid,
+                home=home,
+            )
+        return Running(self.env, self.folder, found_postgres, found_nats, started, notes)
+
+    def servers(self) -> dict[str, postgres.Server | nats.Server]:
+        """Every server that has a home here, remembered or not."""
+        found: dict[str, postgres.Server | nats.Server] = {}
+        for folder in (self.folder / "postgres", self._shelter):
+            for home in sorted(folder.glob("*")):
+                found[f"postgres {home.name}"] = postgres.Server(home)
+        for home in sorted((self.folder / "nats").glob("*")):
+            found[f"nats {home.name}"] = nats.Server(home)
+        return found
+
+    # Homes ----------------------------------------------------------------------------------------------
+
+    @property
+    def _shelter(self) -> Path:
+        """Where PostgreSQL's data goes when its account cannot pass a folder above ours; made on demand."""
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        return SHELTER / "data" / digest
 
     def _home(self, system: str, target: str) -> Path:
-        if not _NAME.match(target):
-            raise ServerError(f"{target!r} cannot be the name of an embedded target")
-        _make(self.folder / system)
+        sheltered = self._shelter / target
+        if system == "postgres" and os.geteuid() == 0 and sheltered.exists():
+            return sheltered
         return self.folder / system / target
 
-    def _postgres_home(self, target: str, account: Account, notes: list[str]) -> Path:
-        """Inside the project, or in the shelter when PostgreSQL's account cannot pass a parent folder."""
-        home = self._home("postgres", target)
-        if account.can_reach(home.parent):
-            return home
-        path = shelter("data")
-        for name in self._sheltered("postgres").relative_to(path).parts:
-            path /= name
-            _make(path)
-        notes.append(f"PostgreSQL's account cannot enter {self.folder}; its data is in {path / target}.")
-        return path / target
-
-    def _sheltered(self, system: str) -> Path:
-        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        return SHELTER / "data" / digest / system
-
-
-#: Stopping and looking need no account of their own: we own the servers' processes or are root.
-_OURSELVES: Final = Account(None, None)
+    def _make_home(self, system: str, target: str) -> Path:
+        """Choose the home of a server and make the folders above it."""
+        if not _NAME.match(target):
+            raise ServerError(f"{target!r} cannot be the name of an embedded target")
+        home = self._home(system, target)
+        if home.is_relative_to(self.folder):
+            _make(home.parent)
+            if system == "postgres" and not for_servers(home).can_enter(home.parent):
+                shelter("data")
+                _make(self._shelter)
+                return self._shelter / target
+        return home
 
 
 def _make(path: Path) -> None:
@@ -364,7 +373,9 @@ def _make(path: Path) -> None:
         path.chmod(0o711)
 
 
-def _moved(product: str, target: str, known: Mapping[str, Any], port: int) -> list[str]:
-    if not known or known["port"] == port:
-        return []
-    return [f"{product} {target} moved from port {known['port']} to {port}, since the old one is taken."]
+def _moved(product: str, target: str, before: int, after: int) -> str:
+    return f"{product} {target} moved from port {before} to {after}, since the old one is taken."
+
+
+def _outdated(product: str, target: str) -> str:
+    return f"{product} {target} runs with older settings; they change with: holdfast dev down, then dev up."

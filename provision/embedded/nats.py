@@ -19,8 +19,9 @@ from provision.embedded.process import (
     ServerError,
     end,
     free_ports,
-    is_port_free,
+    is_alive,
     owner_of,
+    settled_port,
     spawn,
     tail,
     wait_until,
@@ -75,7 +76,7 @@ class Server:
         membership: Membership | None = None,
         binary: Path | None = None,
     ) -> None:
-        self.home = home.absolute()
+        self.home = home.resolve()
         self.store_dir = self.home / "jetstream"
         self.log = self.home / "server.log"
         self.name = name or "holdfast"
@@ -100,7 +101,7 @@ class Server:
     @property
     def pid(self) -> int | None:
         """The pid of the running server, verified to be ours; None when it is down."""
-        return owner_of(self.home / "nats.pid", "nats-server", self._conf)
+        return owner_of(self.home / "nats.pid", "nats-server", self.home)
 
     @property
     def url(self) -> str:
@@ -138,26 +139,23 @@ class Server:
 
     def start(self, *, wait: bool = True) -> bool:
         """Bring the server up. False if it ran already. ``wait`` False returns before it answers."""
-        if self.pid is not None:
-            self.port, self.monitor_port = self._stored_ports()
-        else:
+        is_new = self.pid is None
+        if is_new:
             self._launch()
-            if wait:
-                self.await_ready()
-            return True
-        self.await_ready()
-        return False
+        else:
+            self.port, self.monitor_port = self._stored_ports()
+        if wait:
+            self.await_ready()
+        return is_new
 
     def await_ready(self) -> None:
-        """Wait until clients and JetStream are served."""
+        """Wait until clients are served."""
 
-        def served() -> bool:
-            if self.pid is None:
-                return wait_until(lambda: self.pid is not None, 0.5)
+        def is_served() -> bool:
             info = self.info()
-            return info is not None and info.get("server_name") == self.name
+            return info is not None and info.get("server_name") == self._stored_name()
 
-        if not wait_until(served, _START_S):
+        if not wait_until(lambda: self.pid is None or is_served(), _START_S) or self.pid is None:
             self.stop()
             raise ServerError(f"nats-server does not start; end of {self.log}:\n{tail(self.log)}")
 
@@ -166,15 +164,15 @@ class Server:
         pid = self.pid
         if pid is None:
             return False
-        if not end(pid, "nats-server", self._conf, signal.SIGTERM, _STOP_S):
-            end(pid, "nats-server", self._conf, signal.SIGKILL, _STOP_S)
+        if not end(pid, "nats-server", self.home, signal.SIGTERM, _STOP_S):
+            end(pid, "nats-server", self.home, signal.SIGKILL, _STOP_S)
         return True
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
         pid = self.pid
         if pid is not None:
-            end(pid, "nats-server", self._conf, signal.SIGKILL, _STOP_S)
+            end(pid, "nats-server", self.home, signal.SIGKILL, _STOP_S)
 
     def remove(self) -> None:
         """Stop the server and delete its home with all data."""
@@ -186,22 +184,41 @@ class Server:
     def _launch(self) -> None:
         self.home.parent.mkdir(parents=True, exist_ok=True)
         self.home.mkdir(mode=0o700, exist_ok=True)
-        (self.home / "nats.pid").unlink(missing_ok=True)
         port, self.monitor_port = self._stored_ports()
         self.port = self.port or port
-        if not self.port or not is_port_free(self.port):
-            self.port = free_ports(1)[0]
-        if not self.monitor_port or not is_port_free(self.monitor_port) or self.monitor_port == self.port:
-            self.monitor_port = free_ports(1)[0]
-        self._write_config()
-        checked = subprocess.run(
-            [self.binary, "-t", "-c", self._conf], capture_output=True, text=True, check=False
-        )
+        for _ in range(5):
+            self._choose_ports()
+            draft = self._conf.with_suffix(".new")
+            draft.write_text(self._rendered_config())
+            draft.rename(self._conf)
+            self._check_config()
+            (self.home / "nats.pid").unlink(missing_ok=True)
+            child = spawn([str(self.binary), "-c", self._conf.name], self.home, self.log)
+            wait_until(lambda pid=child: self.pid is not None or not is_alive(pid), _START_S)  # type: ignore[misc]
+            if self.pid is not None:
+                return
+            if "address already in use" not in tail(self.log):
+                break
+        raise ServerError(f"nats-server does not start; end of {self.log}:\n{tail(self.log)}")
+
+    def _choose_ports(self) -> None:
+        self.port = settled_port(self.port)
+        self.monitor_port = settled_port(self.monitor_port)
+        while self.monitor_port == self.port:
+            self.monitor_port = settled_port(0)
+
+    def _check_config(self) -> None:
+        command: list[str | Path] = [self.binary, "-t", "-c", self._conf]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
         if checked.returncode != 0:
             raise ServerError(f"nats-server refuses {self._conf}: {checked.stderr.strip()}")
-        spawn([str(self.binary), "-c", str(self._conf)], self.log)
 
-    def _write_config(self) -> None:
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the configuration it was started with is not the one asked for now."""
+        return self._conf.read_text() != self._rendered_config()
+
+    def _rendered_config(self) -> str:
         config: dict[str, Any] = {
             "host": LOOPBACK,
             "port": self.port,
@@ -226,17 +243,18 @@ class Server:
             }
         config["jetstream"] |= self.config.get("jetstream", {})
         config |= {key: value for key, value in self.config.items() if key != "jetstream"}
-        draft = self._conf.with_suffix(".new")
-        draft.write_text(json.dumps(config, indent=2) + "\n")
-        draft.rename(self._conf)
+        return json.dumps(config, indent=2) + "\n"
 
     def _stored_ports(self) -> tuple[int, int]:
         """Client and monitoring port of the last start, 0 where unknown."""
         try:
             config = json.loads(self._conf.read_text())
             return int(config["port"]), int(str(config["http"]).rpartition(":")[2])
-        except (OSError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError):
             return 0, 0
+
+    def _stored_name(self) -> str:
+        return str(json.loads(self._conf.read_text())["server_name"])
 
 
 class Cluster:

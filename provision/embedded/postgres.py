@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -22,9 +23,9 @@ from provision.embedded.process import (
     LOOPBACK,
     ServerError,
     end,
-    free_ports,
-    is_port_free,
+    inside,
     owner_of,
+    settled_port,
     tail,
     wait_until,
 )
@@ -50,11 +51,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
 #: Only where data may be lost: tests and scratch databases (PostgreSQL docs, Non-Durable Settings).
 _NOT_DURABLE: Final[Mapping[str, Setting]] = {
     "fsync": False,
-    "synchronous_commit": False,
     "full_page_writes": False,
 }
 _SOCKET_LIMIT = 107 if sys.platform.startswith("linux") else 103
 _START_S, _STOP_S = 60, 60
+#: Above every system's largest pid.
+_NOBODYS_PID = 2**31 - 2
 
 
 def programs(major: int, account: Account) -> Path:
@@ -95,13 +97,13 @@ class Server:
         bin_dir: Path | None = None,
         account: Account | None = None,
     ) -> None:
-        self.home = home.absolute()
+        self.home = home.resolve()
         self.data_dir = self.home / "data"
         self.log = self.home / "server.log"
         self.major = major
         self.port = port
         self.password = password or secrets.token_urlsafe(24)
-        self.account = account or for_servers()
+        self.account = account or for_servers(self.home)
         self.settings = {**SETTINGS, **({} if fsync else _NOT_DURABLE), **(settings or {})}
         self._bin_dir = bin_dir
 
@@ -212,7 +214,7 @@ class Server:
     def _prepare(self) -> None:
         self.home.parent.mkdir(parents=True, exist_ok=True)
         self.account.make_folder(self.home)
-        if not self.account.can_reach(self.home):
+        if not self.account.can_enter(self.home):
             raise ServerError(
                 f"PostgreSQL's account (uid {self.account.uid}) cannot reach {self.home}",
                 "Put the project where other users can pass through, or run as an ordinary user.",
@@ -226,13 +228,8 @@ class Server:
         draft = self.home / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         self.account.make_folder(draft)
-        password_file = self.home / "password.new"
-        password_file.unlink(missing_ok=True)
-        descriptor = os.open(password_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.password + "\n")
-            if self.account.uid is not None and self.account.gid is not None:
-                os.fchown(descriptor, self.account.uid, self.account.gid)
+        password_file = self.home / "password"
+        self.account.write(password_file, self.password + "\n")
         # Bytewise order and known character classes on every machine; a builtin provider came with 17.
         locale = ["--locale=C"]
         if self.major >= 17:
@@ -254,8 +251,8 @@ class Server:
             password_file.unlink()
         if made.returncode != 0:
             raise ServerError(f"initdb failed in {draft}: {made.stderr.strip()}")
-        with (draft / "postgresql.conf").open("a") as file:
-            file.write("\ninclude 'holdfast.conf'\n")
+        configuration = draft / "postgresql.conf"
+        self.account.write(configuration, configuration.read_text() + "\ninclude 'holdfast.conf'\n")
         draft.rename(self.data_dir)
 
     def _refuse_other_major(self) -> None:
@@ -267,17 +264,23 @@ class Server:
             )
 
     def _forget_crash(self) -> None:
-        """Remove stale lock files. PostgreSQL heeds them when their pid is another process by now, or a zombie."""
-        (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
+        """Disarm the lock files of a server that was killed, where their pid lives on as another process.
+
+        PostgreSQL would take that process for its predecessor. The file itself must stay: it also names the
+        shared memory by which PostgreSQL notices children of the predecessor that still run.
+        """
+        lock_file = self.data_dir / "postmaster.pid"
+        if lock_file.exists():
+            _, _, rest = lock_file.read_text().partition("\n")
+            self.account.write(lock_file, f"{_NOBODYS_PID}\n{rest}")
         for lock in self.socket_dir.glob(".s.PGSQL.*.lock"):
             lock.unlink(missing_ok=True)
 
     def _launch(self) -> None:
         self.port = self.port or self._stored_port()
         for attempt in range(8):
-            if not self.port or not is_port_free(self.port):
-                self.port = free_ports(1)[0]
-            self._write_settings()
+            self.port = settled_port(self.port)
+            self.account.write(self.data_dir / "holdfast.conf", self._rendered_settings())
             if self.log.exists():
                 self.log.replace(self.log.with_suffix(".log.old"))
             started = self._run(
@@ -289,13 +292,25 @@ class Server:
             if "Address already in use" in said:
                 self.port = 0
             elif "pre-existing shared memory block" in said and attempt < 7:
-                # Children of a killed postmaster notice its end within moments.
-                wait_until(lambda: False, 1.0)
+                self._end_orphans()
             else:
                 break
         raise ServerError(f"PostgreSQL {self.major} does not start; end of {self.log}:\n{tail(self.log)}")
 
-    def _write_settings(self) -> None:
+    def _end_orphans(self) -> None:
+        """End children of a killed postmaster. Most notice by themselves; one in a busy loop never does."""
+        if wait_until(lambda: not inside(self.data_dir, "postgres"), 1.0):
+            return
+        for pid in inside(self.data_dir, "postgres"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the settings it was started with are not those asked for now."""
+        return (self.data_dir / "holdfast.conf").read_text() != self._rendered_settings()
+
+    def _rendered_settings(self) -> str:
         settings: dict[str, Setting] = {
             **self.settings,
             "listen_addresses": LOOPBACK,
@@ -305,12 +320,7 @@ class Server:
         }
         lines = ["# Written by Holdfast at each start; changes belong into the target's declaration."]
         lines += [f"{name} = {_quoted(value)}" for name, value in settings.items()]
-        path = self.data_dir / "holdfast.conf"
-        draft = path.with_suffix(".new")
-        draft.write_text("\n".join(lines) + "\n")
-        if self.account.uid is not None and self.account.gid is not None:
-            os.chown(draft, self.account.uid, self.account.gid)
-        draft.rename(path)
+        return "\n".join(lines) + "\n"
 
     def _stored_port(self) -> int:
         try:
@@ -329,26 +339,23 @@ class Server:
             raise ServerError(f"PostgreSQL in {self.data_dir} does not become ready", f"See {self.log}")
         return int(lines()[3])
 
-    def _ensure_password(self) -> None:
+    def _ensure_password(self, *, is_second_try: bool = False) -> None:
         """Make the superuser's password ours, also when the one stored in the cluster was another."""
         code, _, said = self._psql("SELECT 1", "postgres")
         if code == 0:
             return
         if "password authentication failed" not in said:
             raise ServerError(f"PostgreSQL on port {self.port} refuses us: {said.strip()}", f"See {self.log}")
+        if is_second_try:
+            raise ServerError(
+                f"the password of {SUPERUSER} in {self.data_dir} cannot be set", f"See {self.log}"
+            )
         self.stop()
         literal = "'" + self.password.replace("'", "''") + "'"
-        altered = self._run(
-            "postgres",
-            "--single",
-            "-D",
-            self.data_dir,
-            "postgres",
-            input=f"ALTER ROLE {SUPERUSER} PASSWORD {literal}\n",
-        )
-        if altered.returncode != 0:
-            raise ServerError(f"the superuser's password cannot be set: {altered.stderr.strip()}")
+        statement = f"ALTER ROLE {SUPERUSER} PASSWORD {literal}\n"
+        self._run("postgres", "--single", "-D", self.data_dir, "postgres", input=statement)
         self._launch()
+        self._ensure_password(is_second_try=True)
 
     def _psql(self, sql: str, database: str) -> tuple[int, str, str]:
         command: list[str | Path] = [self.bin_dir / "psql", "-XAtq", "-F", "\x1f", "-v", "ON_ERROR_STOP=1"]

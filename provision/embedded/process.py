@@ -1,32 +1,33 @@
 """Processes and ports as the embedded servers need them.
 
-A pid alone proves nothing after a crash, since the system reuses it. A process counts as ours only while its
-command line names both our program and our own folder.
+A pid alone proves nothing after a crash, since the system reuses it. A process counts as ours only while it
+runs our program inside our own folder; servers are therefore started with it as their working directory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from provision.spec.errors import OperationError
+
 LOOPBACK = "127.0.0.1"
+_PORTS = range(20_000, 32_000)
 
 
-class ServerError(Exception):
+class ServerError(OperationError):
     """A local server cannot be started, reached or stopped. ``help`` says what to do about it."""
 
-    def __init__(self, message: str, help: str = "") -> None:
-        super().__init__(message)
-        self.help = help
 
-
-def is_ours(pid: int, program: str, marker: Path) -> bool:
-    """Whether ``pid`` runs ``program`` and was given exactly the path ``marker`` as an argument."""
+def is_ours(pid: int, program: str, folder: Path) -> bool:
+    """Whether ``pid`` runs ``program`` with ``folder`` as its working directory."""
     try:
         import psutil
     except ModuleNotFoundError:
@@ -38,26 +39,37 @@ def is_ours(pid: int, program: str, marker: Path) -> bool:
     try:
         process = psutil.Process(pid)
         command = process.cmdline()
-        zombie = process.status() == psutil.STATUS_ZOMBIE
-    except psutil.Error:
+        return bool(command) and Path(command[0]).name == program and folder.samefile(process.cwd())
+    except (psutil.Error, OSError):
         return False
-    return bool(command) and not zombie and Path(command[0]).name == program and str(marker) in command[1:]
 
 
-def owner_of(pid_file: Path, program: str, marker: Path) -> int | None:
+def inside(folder: Path, program: str) -> list[int]:
+    """The pids of all processes of ``program`` in ``folder``, also those that changed their command line."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if Path(process.exe()).name == program and folder.samefile(process.cwd()):
+                found.append(process.pid)
+    return found
+
+
+def owner_of(pid_file: Path, program: str, folder: Path) -> int | None:
     """The pid that ``pid_file`` names, if that process really is ours; else None (absent or stale)."""
     try:
         pid = int(pid_file.read_text().split("\n", 1)[0])
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
-    return pid if pid > 0 and is_ours(pid, program, marker) else None
+    return pid if pid > 0 and is_ours(pid, program, folder) else None
 
 
-def spawn(command: Sequence[str], log: Path) -> int:
-    """Start a process that outlives this one, in a session of its own, and return its pid."""
+def spawn(command: Sequence[str], folder: Path, log: Path) -> int:
+    """Start a process in ``folder`` that outlives this one, in a session of its own, and return its pid."""
     return os.posix_spawn(
-        command[0],
-        list(command),
+        "/bin/sh",
+        ["sh", "-c", 'cd -- "$0" && exec "$@"', str(folder), *command],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -66,6 +78,14 @@ def spawn(command: Sequence[str], log: Path) -> int:
         ],
         setsid=True,
     )
+
+
+def is_alive(pid: int) -> bool:
+    """Whether our child ``pid`` has not ended yet."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return False
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, interval_s: float = 0.02) -> bool:
@@ -78,15 +98,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, interval_s: floa
     return True
 
 
-def end(pid: int, program: str, marker: Path, number: signal.Signals, timeout_s: float) -> bool:
+def end(pid: int, program: str, folder: Path, number: signal.Signals, timeout_s: float) -> bool:
     """Signal our process and wait for its end; False if it still runs. Never signals a stranger."""
-    if not is_ours(pid, program, marker):
+    if not is_ours(pid, program, folder):
         return True
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         return True
-    return wait_until(lambda: not is_ours(pid, program, marker), timeout_s)
+    return wait_until(lambda: not is_ours(pid, program, folder), timeout_s)
 
 
 def is_port_free(port: int) -> bool:
@@ -100,16 +120,21 @@ def is_port_free(port: int) -> bool:
     return True
 
 
+def settled_port(port: int) -> int:
+    """The wanted port, given a moment to become free after a crash; else, and for 0, another one."""
+    if port and wait_until(lambda: is_port_free(port), 2):
+        return port
+    return free_ports(1)[0]
+
+
 def free_ports(count: int) -> list[int]:
-    """Different loopback ports that nobody listens on at the moment."""
-    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Different loopback ports that nobody listens on at the moment.
+
+    They lie below the range from which systems take ports for outgoing connections, so that none of those
+    is in the way when a server comes back to its port.
+    """
+    found = (port for port in random.sample(_PORTS, len(_PORTS)) if is_port_free(port))
+    return list(itertools.islice(found, count))
 
 
 def tail(log: Path, lines: int = 12) -> str:

@@ -39,11 +39,17 @@ RELATIONS = Query(
     lambda major: f"""
         SELECT c.oid, n.nspname, c.relname, c.relkind, i.inhparent, c.relowner, c.reloptions::text, t.reloptions::text,
                c.relrowsecurity, c.relforcerowsecurity, c.relpersistence, c.relreplident, c.relacl::text,
-               c.relispartition
+               c.relispartition, pg_get_expr(c.relpartbound, c.oid), i.inhdetachpending,
+               CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, s.spcname, a.amname, d.description,
+               c.oid IN (SELECT e.objid FROM pg_depend e WHERE e.refclassid = 'pg_extension'::regclass
+                          AND e.deptype = 'e' AND e.classid = 'pg_class'::regclass)
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
           LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
           LEFT JOIN pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL
+          LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+          LEFT JOIN pg_am a ON a.oid = c.relam
+          LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {SYSTEM_SCHEMAS}
          ORDER BY n.nspname, c.relname""",
 )

@@ -1,4 +1,4 @@
-"""From a target's settings to an open session. The password travels in a keyword only, never in a URL or a text."""
+"""From a target's settings to an open session. The password travels in a keyword, never in a URL or text."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[TupleRow]
 
 OLDEST = 150000
-#: Everything that changes how the server prints or resolves an expression. Set in the start-up packet, where it
-#: beats ALTER ROLE and ALTER DATABASE (PostgreSQL docs, 19.1.4), so that every session of ours reads alike.
+#: Everything that changes how the server prints or resolves an expression. Set in the start-up packet, where
+#: it beats ALTER ROLE and ALTER DATABASE (PostgreSQL docs, 19.1), so that every session of ours reads alike.
 SESSION: Mapping[str, str] = {
     "search_path": "pg_catalog",
     "timezone": "UTC",
@@ -113,7 +113,12 @@ def settings(
     if form is None:
         raise ConfigurationError(f"unknown kind of target: {kind}", f"Use one of: {', '.join(FORMS)}.")
     found: dict[str, Any] = {}
-    for source in (_from_dsn(target.get("dsn"), resolve), _endpoint(target, endpoint, resolve), target, overrides):
+    for source in (
+        _from_dsn(target.get("dsn"), resolve),
+        _endpoint(target, endpoint, resolve),
+        target,
+        overrides,
+    ):
         found |= {key: source[key] for key in _KEYS if source.get(key) not in (None, "")}
     host = found.get("socket") or found.get("host") or _default_host(kind, form, target)
     secret = found.get("password")
@@ -134,7 +139,8 @@ def settings(
 
 
 _KEYS = (
-    "host socket port database dbname user password sslmode sslrootcert connect_timeout mode service namespace".split()
+    *("host", "socket", "port", "database", "dbname", "user", "password"),
+    *("sslmode", "sslrootcert", "connect_timeout", "mode"),
 )
 
 
@@ -142,7 +148,9 @@ def _number(found: Mapping[str, Any], key: str, default: int) -> int:
     try:
         return int(found.get(key, default))
     except ValueError:
-        raise ConfigurationError(f"the target's {key} is not one number", "Give one primary endpoint.") from None
+        raise ConfigurationError(
+            f"the target's {key} is not one number", "Give one primary endpoint."
+        ) from None
 
 
 def _default_host(kind: str, form: Form, target: Mapping[str, Any]) -> str:
@@ -150,7 +158,9 @@ def _default_host(kind: str, form: Form, target: Mapping[str, Any]) -> str:
         service=target.get("service", "postgres"), namespace=target.get("namespace", "default")
     )
     if not host:
-        raise ConfigurationError(f"a target of kind {kind} needs a host", "Give dsn, host or endpoints.primary.")
+        raise ConfigurationError(
+            f"a target of kind {kind} needs a host", "Give dsn, host or endpoints.primary."
+        )
     return host
 
 
@@ -180,12 +190,13 @@ def _from_dsn(dsn: Any, resolve: Resolve) -> Mapping[str, Any]:
         return conninfo_to_dict(resolve(dsn) if isinstance(dsn, Mapping) else dsn)
     except ProgrammingError:  # its text may quote the password
         raise ConfigurationError(
-            "the target's dsn cannot be read", "Percent-encode special characters, or give host, user, password."
+            "the target's dsn cannot be read",
+            "Percent-encode special characters, or give host, user, password.",
         ) from None
 
 
 def keywords(settings: Settings) -> dict[str, str]:
-    """The libpq keywords of a connection. Values need no encoding; statement_timeout travels in ``options``."""
+    """The libpq keywords of a connection; statement_timeout is none of them and travels in ``options``."""
     session = {**SESSION, "statement_timeout": f"{settings.statement_timeout_ms}ms"}
     options = " ".join(f"-c {key}={_escape(value)}" for key, value in session.items())
     found = {
@@ -222,7 +233,9 @@ def connect(settings: Settings) -> Connection:
     if connection.pgconn.server_version < OLDEST:
         version = connection.info.parameter_status("server_version")
         connection.close()
-        raise ServerTooOld(f"{settings.place} runs PostgreSQL {version}", "Holdfast needs PostgreSQL 15 or newer.")
+        raise ServerTooOld(
+            f"{settings.place} runs PostgreSQL {version}", "Holdfast needs PostgreSQL 15 or newer."
+        )
     return connection
 
 
@@ -271,8 +284,18 @@ _SAYINGS: tuple[tuple[str, type[PostgresError], str, str], ...] = (
         "cannot be reached over TLS: {reason}",
         "Check sslmode and sslrootcert of the target.",
     ),
-    (r"too many (clients|connections)|connection slots", Unreachable, "has no free connection", "Close sessions."),
-    (r"starting up|shutting down|recovery mode", Unreachable, "is not ready: {reason}", "Try again in a moment."),
+    (
+        r"too many (clients|connections)|connection slots",
+        Unreachable,
+        "has no free connection",
+        "Close sessions.",
+    ),
+    (
+        r"starting up|shutting down|recovery mode",
+        Unreachable,
+        "is not ready: {reason}",
+        "Try again in a moment.",
+    ),
 )
 
 
@@ -281,7 +304,9 @@ def _refused(settings: Settings, text: str) -> PostgresError:
     reason = re.sub(r"^.*?(failed|FATAL|error): +", "", text.split("\n")[0]).removeprefix("FATAL:  ")
     if "permission denied for database" in text:
         grant = f"GRANT CONNECT ON DATABASE {quote(settings.database)} TO {quote(settings.user or 'public')}"
-        return PermissionDenied(f"{settings.place}: {reason}", object=f"database {settings.database}", grant=grant)
+        return PermissionDenied(
+            f"{settings.place}: {reason}", object=f"database {settings.database}", grant=grant
+        )
     for pattern, error, message, remedy in _SAYINGS:
         if re.search(pattern, text):
             told = message.format(user=settings.user or "this user", reason=reason)

@@ -1,52 +1,46 @@
-"""What can go wrong with a PostgreSQL server, each error with one sentence and its remedy, free of secrets."""
+"""What can go wrong with a PostgreSQL server. Each error is one sentence and its ``help``, without secrets."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
+from provision.spec.errors import HoldfastError, InputError, OperationError, UnreachableError
+
 if TYPE_CHECKING:
     from psycopg import Error
     from psycopg.errors import Diagnostic
 
 
-class PostgresError(Exception):
-    """A failed dealing with a PostgreSQL server. ``str()`` is what happened and, after it, ``remedy``."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.message}. {self.remedy}" if self.remedy else self.message
+class PostgresError(HoldfastError):
+    """A failed dealing with a PostgreSQL server. The shared base besides it decides the exit code."""
 
 
-class ConfigurationError(PostgresError):
+class ConfigurationError(PostgresError, InputError):
     """The target's settings do not describe a connection."""
 
 
-class Unreachable(PostgresError):
+class Unreachable(PostgresError, UnreachableError):
     """No server answers at the address, or the connection to it was lost."""
 
 
-class AuthenticationFailed(PostgresError):
+class AuthenticationFailed(PostgresError, UnreachableError):
     """The server refuses this role or its password."""
 
 
-class NoSuchDatabase(PostgresError):
+class NoSuchDatabase(PostgresError, UnreachableError):
     """The server has no database of that name."""
 
 
-class PooledEndpoint(PostgresError):
+class PooledEndpoint(PostgresError, InputError):
     """The endpoint is a pooler, which keeps neither sessions nor advisory locks."""
 
 
-class ServerTooOld(PostgresError):
+class ServerTooOld(PostgresError, OperationError):
     """The server is older than the oldest supported version."""
 
 
-class PermissionDenied(PostgresError):
+class PermissionDenied(PostgresError, OperationError):
     """The role lacks a privilege. ``object`` is what it was refused on, ``grant`` the SQL that mends it."""
 
     def __init__(self, message: str, *, object: str = "", grant: str = "") -> None:
@@ -55,21 +49,21 @@ class PermissionDenied(PostgresError):
         self.grant = grant
 
 
-class LockTimeout(PostgresError):
+class LockTimeout(PostgresError, OperationError):
     """A lock was not granted in time, or a deadlock was broken, on every try."""
 
 
-class StatementFailed(PostgresError):
+class StatementFailed(PostgresError, OperationError):
     """The server refused a statement of ours. ``step`` is the id of the plan's step, "" outside a plan.
 
     ``position`` counts characters of that statement from 1; None when the server gave none.
     """
 
     def __init__(
-        self, step: str, sqlstate: str, message: str, remedy: str = "", position: int | None = None
+        self, step: str, sqlstate: str, message: str, help: str = "", position: int | None = None
     ) -> None:
         where = f"{step}: " if step else ""
-        super().__init__(f"{where}{message} (SQLSTATE {sqlstate})", remedy)
+        super().__init__(f"{where}{message} (SQLSTATE {sqlstate})", help)
         self.step = step
         self.sqlstate = sqlstate
         self.reason = message
@@ -77,7 +71,7 @@ class StatementFailed(PostgresError):
 
 
 class Refusal(Exception):
-    """The server's own words about a statement: the raw material that ``translate`` turns into the types above."""
+    """The server's own words about a statement: what ``translate`` turns into the types above."""
 
     def __init__(self, diag: Diagnostic) -> None:
         super().__init__(diag.message_primary or "")
@@ -90,7 +84,7 @@ class Refusal(Exception):
         self.constraint = diag.constraint_name
 
 
-#: SQLSTATEs after which the same statement may succeed: lock_not_available, deadlock_detected, serialization_failure.
+#: After lock_not_available, deadlock_detected and serialization_failure the same statement may succeed.
 _TRANSIENT = frozenset({"55P03", "40P01", "40001"})
 _DISK_FULL = "53100"
 _REMEDIES = {
@@ -121,7 +115,7 @@ _OWNER = re.compile(r"must be owner of (materialized view|event trigger|large ob
 
 
 def is_transient(sqlstate: str, message: str) -> bool:
-    """Whether trying again may help. Concurrent changes of one ACL row end in an internal error by name only."""
+    """Whether trying again may help. Concurrent changes of one ACL end in an internal error, XX000."""
     return sqlstate in _TRANSIENT or (sqlstate == "XX000" and message.startswith("tuple concurrently"))
 
 
@@ -131,7 +125,7 @@ def is_connection_lost(sqlstate: str) -> bool:
 
 
 def translate(refusal: Refusal, *, step: str = "", role: str = "") -> PostgresError:
-    """Give the typed error for what the server said. The text holds no parameter and no part of the statement."""
+    """Give the typed error for what the server said, without any part of the statement."""
     state, message = refusal.sqlstate, refusal.message
     where = f"{step}: " if step else ""
     if state == "42501":

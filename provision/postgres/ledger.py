@@ -1,4 +1,4 @@
-"""What a plane owns, its runs and its contract, in schema ``holdfast`` of its first database; and the lock of an apply."""
+"""What a plane owns, its runs and its contract, in schema ``holdfast``; and the lock of an apply."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ _INTEND = """
     INSERT INTO holdfast.objects (plane, env, address, kind, origin, state)
     SELECT %s, %s, a, k, 'created', 'intended' FROM unnest(%s::text[], %s::text[]) AS t(a, k)
         ON CONFLICT DO NOTHING"""
-#: An object that we created stays "created" however often it is changed; one that vanished and that we make anew
-#: becomes "created".
+#: The first origin stays: an adopted object keeps its own consent at ``destroy`` however often we change it.
 _RECORD = """
     INSERT INTO holdfast.objects AS o (plane, env, address, kind, origin, state)
     SELECT %s, %s, a, k, %s, 'done' FROM unnest(%s::text[], %s::text[]) AS t(a, k)
@@ -171,7 +170,8 @@ class PostgresLedger:
     def start_run(self, fingerprint: str) -> str:
         """Note that an apply begins; gives the id of the run."""
         rows = self._execute(
-            "INSERT INTO holdfast.runs (plane, env, status, fingerprint) VALUES (%s, %s, 'running', %s) RETURNING id",
+            "INSERT INTO holdfast.runs (plane, env, status, fingerprint)"
+            " VALUES (%s, %s, 'running', %s) RETURNING id",
             [self.plane, self.env, fingerprint],
         )
         return str(rows[0][0])
@@ -239,7 +239,11 @@ class HeldBy(LockHeld):
     def __init__(
         self, plane: str, pid: int | None = None, application: str = "", user: str = "", since: Any = None
     ) -> None:
-        who = f"{application or 'a session'} ({user}, pid {pid}), connected since {since:%F %T} UTC" if pid else ""
+        who = (
+            f"{application or 'a session'} ({user}, pid {pid}), connected since {since:%F %T} UTC"
+            if pid
+            else ""
+        )
         super().__init__(
             f"another apply holds the lock of {plane}{': ' if who else ''}{who}. Wait for it, or end it with:"
             f" SELECT pg_terminate_backend({pid or 'PID'})"
@@ -265,7 +269,7 @@ def _typed(connection: Connection) -> Iterator[None]:
     except psycopg.Error as error:
         found = translate(refusal_of(error), step="holdfast ledger", role=connection.info.user)
         if isinstance(found, PermissionDenied) and not found.grant:
-            found = PermissionDenied(found.message, object="schema holdfast", grant=_LEDGER_GRANT)
+            found = PermissionDenied(str(found), object="schema holdfast", grant=_LEDGER_GRANT)
         raise found from error
 
 

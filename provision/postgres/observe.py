@@ -1,10 +1,10 @@
-"""Read a database in one snapshot: the raw catalog for the kinds' ``decode``, the ledger, and facts of the server."""
+"""Read a database in one snapshot: the raw catalog for the kinds' ``decode``, the ledger, and facts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,13 +12,11 @@ from provision.postgres import wire
 from provision.postgres.catalog import Catalog, Query, parse_copy
 from provision.postgres.connect import SESSION
 from provision.postgres.errors import Refusal, translate
+from provision.postgres.passwords import verify
 from provision.spec.record import Facts
 
 if TYPE_CHECKING:
     from provision.postgres.connect import Connection
-
-#: Gives whether a password fits what pg_authid holds for a role (a SCRAM verifier, an MD5 hash, or None).
-Verify = Callable[[str, str | None, str], bool]
 
 _LOCAL = "; ".join(f"SET LOCAL {key} = '{value}'" for key, value in SESSION.items())
 _BEGIN = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *_LOCAL.split("; "))
@@ -30,14 +28,14 @@ _PROBE = """
 _SERVER = """
     SELECT json_build_object(
         'settings', (SELECT json_object_agg(name, setting) FROM pg_settings
-                      WHERE name IN ('max_connections', 'superuser_reserved_connections', 'wal_level', 'lc_messages',
-                                     'max_prepared_transactions', 'max_locks_per_transaction', 'data_directory_mode',
-                                     'block_size', 'server_encoding', 'shared_preload_libraries')),
+                      WHERE name IN ('max_connections', 'superuser_reserved_connections', 'wal_level',
+                                     'max_locks_per_transaction', 'server_encoding')),
         'compressions', (SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'),
         'available', (SELECT json_object_agg(name, default_version) FROM pg_available_extensions),
         'installed', (SELECT json_object_agg(extname, extversion) FROM pg_extension),
         'role', (SELECT json_build_object('name', rolname, 'superuser', rolsuper, 'createdb', rolcreatedb,
-                                          'createrole', rolcreaterole) FROM pg_roles WHERE rolname = current_user),
+                                          'createrole', rolcreaterole)
+                   FROM pg_roles WHERE rolname = current_user),
         'database', current_database(),
         'create', has_database_privilege(current_database(), 'CREATE'))"""
 _PASSWORDS = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY (ARRAY[{names}]::name[])"
@@ -83,7 +81,6 @@ class Observer:
         *,
         ledger: Iterable[Query] = (),
         passwords: Mapping[str, str] | None = None,
-        verify: Verify | None = None,
     ) -> Snapshot:
         """Read everything in two round trips. ``ledger`` queries run only where our schema exists.
 
@@ -92,7 +89,7 @@ class Observer:
         """
         with_ledger, with_passwords = self._begin()
         kinds, own = list(queries), list(ledger) if with_ledger else []
-        ask = with_passwords and bool(passwords) and verify is not None
+        ask = with_passwords and bool(passwords)
         texts = [copy(q.sql(self.version[0])) for q in (*kinds, *own)]
         texts += [copy(_SERVER), *([copy(_password_query(passwords or {}))] if ask else [])]
         outputs = self._run(*texts, "COMMIT")
@@ -100,7 +97,7 @@ class Observer:
         held = {q.name: data for q, data in zip(own, outputs[len(kinds) :], strict=False)}
         rest = outputs[len(kinds) + len(own) :]
         stored = {str(r[0]): r[1] for r in parse_copy(rest[1])} if ask else None
-        states = password_states(passwords or {}, stored, verify)
+        states = password_states(passwords or {}, stored)
         return Snapshot(raw, held, self._facts(json.loads(str(parse_copy(rest[0])[0][0])), states))
 
     def _begin(self) -> tuple[bool, bool]:
@@ -153,19 +150,18 @@ def copy(query: str) -> str:
     return f"COPY ({query}\n) TO STDOUT"
 
 
-def password_states(
-    wanted: Mapping[str, str], stored: Mapping[str, str | None] | None, verify: Verify | None
-) -> dict[str, str]:
+def password_states(wanted: Mapping[str, str], stored: Mapping[str, str | None] | None) -> dict[str, str]:
     """Compare secrets with what the server keeps of them: role -> match, differs or unknown. Pure."""
-    if stored is None or verify is None:
+    if stored is None:
         return dict.fromkeys(wanted, "unknown")
     return {
-        role: "match" if verify(secret, stored.get(role), role) else "differs" for role, secret in wanted.items()
+        role: "match" if verify(secret, stored.get(role), role) else "differs"
+        for role, secret in wanted.items()
     }
 
 
 def missing_privileges(facts: Facts, kinds: Iterable[str]) -> list[tuple[str, str]]:
-    """What this role lacks to apply records of these kinds: (what cannot be done, the GRANT that allows it)."""
+    """What this role lacks to apply records of these kinds: (what it cannot do, the SQL that allows it)."""
     options, wanted = facts.options, set(kinds)
     if options["superuser"]:
         return []

@@ -1,4 +1,4 @@
-"""Send several statements in one message and take what comes back raw. Below psycopg's cursors, where rows cost less.
+"""Send several statements in one message and take what comes back raw, cheaper than through cursors.
 
 Used by observe, compile and apply. A simple query may hold many statements, COPY … TO STDOUT among them
 (PostgreSQL docs, 53.2.2.1), so a whole observation is one round trip.
@@ -10,7 +10,7 @@ import selectors
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from provision.postgres.errors import Refusal, Unreachable
+from provision.postgres.errors import Refusal, Unreachable, is_connection_lost
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -26,8 +26,12 @@ class Reply(NamedTuple):
     refusal: Refusal | None
 
 
+_LOST = "the connection to PostgreSQL broke: {}"
+_AGAIN = "Look at the server's log, then run the command again."
+
+
 def send(connection: Connection, statements: Sequence[str]) -> Reply:
-    """Run the statements as one message; the first that fails ends it. Ctrl-C cancels on the server, then raises.
+    """Run the statements as one message; the first that fails ends it. Ctrl-C cancels them, then raises.
 
     Each statement must be exactly one. Raises Unreachable when the connection breaks.
     """
@@ -38,12 +42,15 @@ def send(connection: Connection, statements: Sequence[str]) -> Reply:
         try:
             pgconn.send_query(";\n".join(statements).encode())
             _flush(pgconn, selector)
-            return _receive(pgconn, selector)
+            reply = _receive(pgconn, selector)
         except KeyboardInterrupt:
             cancel(connection, selector)
             raise
         except _driver_error() as error:
-            raise Unreachable(f"the connection to PostgreSQL broke: {_first_line(error)}", "Run it again.") from error
+            raise Unreachable(_LOST.format(_first_line(error)), _AGAIN) from error
+    if reply.refusal is not None and is_connection_lost(reply.refusal.sqlstate):
+        raise Unreachable(_LOST.format(reply.refusal.message), _AGAIN)
+    return reply
 
 
 def run(connection: Connection, *statements: str) -> list[bytes]:
@@ -65,7 +72,7 @@ def _check(pgconn: PGconn) -> None:
     from psycopg.pq import ConnStatus
 
     if pgconn.status != ConnStatus.OK:
-        raise Unreachable("the connection to PostgreSQL is closed", "Run it again.")
+        raise Unreachable("the connection to PostgreSQL is closed", _AGAIN)
 
 
 def _driver_error() -> type[Exception]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from provision.spec import units
@@ -155,7 +155,7 @@ def _at(key: str | int, parse: Callable[[Any], Any], value: Any) -> Any:
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Field:
     """One option of a kind.
 
@@ -167,6 +167,7 @@ class Field:
     name: str
     type: Type
     doc: str
+    _: KW_ONLY
     default: Any = None
     required: bool = False
     wire: str | None = None

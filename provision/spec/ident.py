@@ -9,8 +9,8 @@ from urllib.parse import quote, unquote
 #: Words that stand before a name in a path. An object that bears one of them as its own name is
 #: written with its first character percent-encoded, so the text form stays unambiguous.
 KIND_WORDS = frozenset(
-    "stream consumer template bucket object_store publisher pool contract role membership extension database "
-    "enum domain type sequence function view table column primary_key unique foreign_key check exclude index "
+    "stream consumer template bucket object_store publisher pool binding contract role membership extension "
+    "database enum domain type sequence function view table column primary_key unique foreign_key check exclude index "
     "partitions trigger policy grant".split()
 )
 _UNSAFE = re.compile(r"[\s/%]")

@@ -13,7 +13,7 @@ from provision.spec import fields as f
 from provision.spec.fields import DURATION, SIZE, Field, FieldError, FieldTable, Type
 from provision.spec.units import format_duration
 
-MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
+MILLISECOND, SECOND, TWO_MINUTES = 10**6, 10**9, 120 * 10**9
 INT32_MAX, INT64_MAX, UINT64_MAX = 2**31 - 1, 2**63 - 1, 2**64 - 1
 V2_11, V2_12, V2_14 = (2, 11, 0), (2, 12, 0), (2, 14, 0)
 #: Metadata that the server writes itself (``_nats.ver``, ``_nats.level`` …).
@@ -107,28 +107,26 @@ PLACEMENT = FieldTable(
     ),
     Field(name="preferred", type=f.STRING, doc="Preferred leader; servers refuse it in a stream so far."),
 )  # fmt: skip
-TRANSFORM = FieldTable(
-    Field(name="src", type=ANY_SUBJECT, default=">", doc="Subjects that are rewritten.", note=Note(absent=">")),
-    Field(name="dest", type=f.STRING, default="", doc="The new subject, with {{wildcard(n)}} and other functions."),
-)
 SUBJECT_TRANSFORM = FieldTable(
     Field(
         name="src", type=ANY_SUBJECT, default=">", doc="Subjects that are rewritten.",
-        note=Note(absent=None, decode=lambda value: value or ">"),
+        note=Note(absent=">", decode=lambda value: value or ">"),
     ),
     Field(name="dest", type=f.STRING, required=True, doc="The new subject, with {{wildcard(n)}} and others."),
 )  # fmt: skip
 REPUBLISH = FieldTable(
     Field(
         name="src", type=ANY_SUBJECT, default=">", doc="Stored subjects that are published again.",
-        note=Note(absent=None, decode=lambda value: value or ">"),
+        note=Note(absent=">", decode=lambda value: value or ">"),
     ),
     Field(name="dest", type=f.STRING, required=True, doc="Subject of the copy."),
     Field(name="headers_only", type=f.BOOL, default=False, doc="Publish only the headers."),
 )  # fmt: skip
 EXTERNAL = FieldTable(
     Field(name="api", type=f.STRING, required=True, doc="Prefix of the other account's or domain's API."),
-    Field(name="deliver", type=f.STRING, default="", doc="Prefix of the subject that messages are delivered on."),
+    Field(
+        name="deliver", type=f.STRING, default="", doc="Prefix of the subject that messages are delivered on."
+    ),
 )
 SOURCE_CONSUMER = FieldTable(
     Field(name="name", type=ASSET_NAME, required=True, doc="The durable consumer to read through."),
@@ -136,9 +134,9 @@ SOURCE_CONSUMER = FieldTable(
 )
 SOURCE = FieldTable(
     Field(name="name", type=ASSET_NAME, required=True, doc="The stream to copy from."),
-    Field(name="opt_start_seq", type=f.integer(0, UINT64_MAX), default=0, doc="First sequence to copy."),
+    Field(name="opt_start_seq", type=f.integer(0, UINT64_MAX), default=0, doc="First one to copy."),
     Field(
-        name="opt_start_time", type=UTC_TIME, doc="Time of the first message to copy.", note=Note(decode=utc_time)
+        name="opt_start_time", type=UTC_TIME, doc="Time of the first message.", note=Note(decode=utc_time)
     ),
     Field(name="filter_subject", type=SUBJECT, doc="Copy only these subjects."),
     Field(
@@ -146,8 +144,8 @@ SOURCE = FieldTable(
         doc="Filters with a new subject for what they take.", note=Note(table=SUBJECT_TRANSFORM, many=True),
     ),
     Field(
-        name="external", type=f.object_of(EXTERNAL), doc="Where the stream is, if in another account or domain.",
-        note=Note(table=EXTERNAL),
+        name="external", type=f.object_of(EXTERNAL),
+        doc="Where the stream is, if in another account or domain.", note=Note(table=EXTERNAL),
     ),
     Field(
         name="consumer", type=f.object_of(SOURCE_CONSUMER), doc="Read through this consumer.", since=V2_14,
@@ -155,7 +153,9 @@ SOURCE = FieldTable(
     ),
 )  # fmt: skip
 CONSUMER_LIMITS = FieldTable(
-    Field(name="inactive_threshold", type=DURATION, default=0, doc="Largest inactive_threshold of consumers."),
+    Field(
+        name="inactive_threshold", type=DURATION, default=0, doc="Largest inactive_threshold of consumers."
+    ),
     Field(name="max_ack_pending", type=f.integer(-1), default=0, doc="Largest max_ack_pending of consumers."),
 )
 

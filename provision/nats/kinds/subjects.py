@@ -31,13 +31,13 @@ _PLACEHOLDER = re.compile(r"^\$(\d+)$")
 _SPREADING = frozenset({"split", "splitfromleft", "splitfromright", "slicefromleft", "slicefromright"})
 
 
-def is_valid(subject: str) -> bool:
+def valid_subject(subject: str) -> bool:
     """Whether the server takes the subject in a stream or filter: no empty token, ``>`` only at the end."""
     tokens = subject.split(".")
     return "" not in tokens and REST not in tokens[:-1] and not _WHITE.search(subject)
 
 
-def is_literal(subject: str) -> bool:
+def literal(subject: str) -> bool:
     """Whether the subject names exactly one subject (it can be published to)."""
     tokens = subject.split(".")
     return ONE not in tokens and tokens[-1] != REST
@@ -68,7 +68,7 @@ def collide(left: str, right: str) -> bool:
     return intersect(left, right) is not None
 
 
-def is_subset(inner: str, outer: str) -> bool:
+def subset(inner: str, outer: str) -> bool:
     """Whether every subject that ``inner`` matches is matched by ``outer``."""
     a, b = inner.split("."), outer.split(".")
     for i, token in enumerate(b):
@@ -81,14 +81,14 @@ def is_subset(inner: str, outer: str) -> bool:
     return len(a) == len(b)
 
 
-def is_covered(subject: str, patterns: Iterable[str]) -> bool:
+def covered(subject: str, patterns: Iterable[str]) -> bool:
     """Whether every subject that matches ``subject`` matches at least one of the patterns.
 
     Exact: tokens are unbounded in number, so ``a.*`` needs one pattern that covers it whole, while ``a.>``
     may be made up of several lengths (``a.*`` and ``a.*.>``).
     """
     known = list(patterns)
-    if any(is_subset(subject, p) for p in known):
+    if any(subset(subject, p) for p in known):
         return True
     tokens = subject.split(".")
     if tokens[-1] != REST:
@@ -98,7 +98,7 @@ def is_covered(subject: str, patterns: Iterable[str]) -> bool:
     lengths = range(1, max(longest - len(head), 0) + 1)
     pieces = [".".join((*head, *[ONE] * n)) for n in lengths]
     pieces.append(".".join((*head, *[ONE] * len(lengths), REST)))
-    return all(any(is_subset(piece, p) for p in known) for piece in pieces)
+    return all(any(subset(piece, p) for p in known) for piece in pieces)
 
 
 def transformed(subject: str, src: str, dest: str) -> str | None:

@@ -133,7 +133,9 @@ def restore(config: Json, unknown: Mapping[str, Any]) -> Json:
     return config
 
 
-def unsupported_fields(table: FieldTable, settings: Mapping[str, Any], facts: Facts) -> list[tuple[str, Version]]:
+def unsupported_fields(
+    table: FieldTable, settings: Mapping[str, Any], facts: Facts
+) -> list[tuple[str, Version]]:
     """The options that are wanted but that the target's server version lacks, with their first version."""
     found: list[tuple[str, Version]] = []
     for field in table:
@@ -184,7 +186,7 @@ _TIME = re.compile(r"^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?
 
 
 def utc_time(value: str) -> str:
-    """Normalise an RFC 3339 time to UTC with at most nanoseconds, as the server writes it. Raises ValueError."""
+    """Normalise an RFC 3339 time to UTC, at most nanoseconds, as the server writes it. Raises ValueError."""
     from datetime import UTC, datetime, timedelta
 
     match = _TIME.match(value)

@@ -1,0 +1,505 @@
+"""Rules about names: everything that an object refers to is declared, qualified and short enough."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provision.checks.postgres_names import (
+    BUILT_IN_INSTEAD,
+    EXTENSION_OF_FUNCTION,
+    EXTENSION_OF_METHOD,
+    EXTENSION_OF_OPCLASS_SUFFIX,
+    EXTENSION_OF_TYPE,
+)
+from provision.checks.relations import called, cast_types, local_relations, regclass_names, relations
+from provision.checks.rule import Finding, rule
+from provision.checks.tables import index_columns
+from provision.postgres import types
+from provision.spec.nearest import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provision.checks.scene import Scene
+    from provision.spec.record import Pointer, Record
+
+#: Schemas that every database has.
+_SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "public", "pg_temp", "pg_toast"})
+
+
+def _typed(scene: Scene) -> Iterator[tuple[Record, Pointer, str]]:
+    """Every declared use of a type: columns, domains, arguments and results of functions."""
+    for kind in ("column", "domain"):
+        for record in scene.of(kind):
+            yield record, ("type",), record.settings["type"]
+    for record in scene.of("function"):
+        for i, argument in enumerate(record.settings.get("arguments") or ()):
+            if argument.get("type"):
+                yield record, ("arguments", i, "type"), argument["type"]
+
+
+def _has_schema(scene: Scene, target: str, schema: str) -> bool:
+    known = (target, schema) in scene.schemas or schema in _SYSTEM_SCHEMAS
+    return known or schema in scene.extension_schemas or scene.written("schemas", schema)
+
+
+@rule("HF0301", "schema-not-declared", "schema")
+def schema_not_declared(scene: Scene) -> Iterator[Finding]:
+    """Schema is used and never declared.
+
+    A type, function, table or view that names a schema needs that schema first (SQLSTATE 3F000). The rule looks at
+    declared references and into the SQL of functions, views and expressions.
+
+    Fix: declare the schema, or correct its name.
+
+    Source: PostgreSQL documentation, Schemas. Mistakes: SB-25.
+
+    Bad:
+        schemas:
+          shop:
+            views:
+              today: {query: "SELECT 1 AS orders FROM watch.orders"}
+
+    Good:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {total: {type: numeric, nullable: false}}}
+            views:
+              today: {query: "SELECT 1 AS orders FROM shop.orders"}
+    """
+    for record, where, schema, offset in _schema_uses(scene):
+        target = record.address.target
+        if not _has_schema(scene, target, schema):
+            known = [name for t, name in scene.schemas if t == target]
+            yield Finding(
+                where,
+                f"schema {schema} is used by {scene.name(record)} and never declared",
+                nearest(schema, known, f"Declare schemas: {schema}."),
+                offset=offset,
+            )
+
+
+def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | None]]:
+    for record, path, name in _typed(scene):
+        schema = types.parse(name).schema if "." in name else None
+        if schema:
+            yield record, (*(record.origin or ()), *path), schema, None
+    for record in scene.of("trigger"):
+        function = str(record.settings.get("function") or "")
+        if "." in function:
+            yield record, (*(record.origin or ()), "function"), function.split(".", 1)[0], None
+    for record in scene.of("extension"):
+        if record.settings.get("schema"):
+            yield record, (*(record.origin or ()), "schema"), record.settings["schema"], None
+    for text in scene.texts:
+        if "." not in {t.text for t in text.tokens}:
+            continue
+        for parts, start in (
+            *((m.parts, m.start) for m in relations(text.tokens)),
+            *((c.parts, text.tokens[c.first].start) for c in called(text.tokens)),
+            *((c.parts, text.tokens[c.first].start) for c in cast_types(text.tokens)),
+            *regclass_names(text.tokens),
+        ):
+            if len(parts) == 2:
+                yield text.record, text.where, parts[0], start
+
+
+@rule("HF0302", "type-not-declared", "type")
+def type_not_declared(scene: Scene) -> Iterator[Finding]:
+    """Type is used and never declared.
+
+    A type that is not built in is an enum, a domain or a type of the plane, or comes with an extension (SQLSTATE
+    42704 otherwise).
+
+    Fix: declare it, or correct its name.
+
+    Source: PostgreSQL documentation, CREATE TYPE, CREATE DOMAIN. Mistakes: SB-28.
+
+    Bad:
+        schemas:
+          shop:
+            enums: {order_status: [open, paid]}
+            tables:
+              orders: {columns: {status: {type: shop.orderstatus, nullable: false}}}
+
+    Good:
+        schemas:
+          shop:
+            enums: {order_status: [open, paid]}
+            tables:
+              orders: {columns: {status: {type: shop.order_status, nullable: false}}}
+    """
+    for record, path, text in _typed(scene):
+        name = types.parse(text) if "." in text else None
+        if name is None or name.schema is None:
+            continue
+        target, qualified = record.address.target, f"{name.schema}.{name.name}"
+        if (target, qualified) in scene.types or scene.table(target, qualified) is not None:
+            continue
+        sections = ("enums", "domains", "types", "tables")
+        if name.name in EXTENSION_OF_TYPE or any(
+            scene.written("schemas", name.schema, section, name.name) for section in sections
+        ):
+            continue
+        if _has_schema(scene, target, name.schema) and name.schema not in scene.extension_schemas:
+            yield Finding(
+                (*(record.origin or ()), *path),
+                f"type {qualified} of {scene.name(record)} is not declared",
+                nearest(qualified, [n for t, n in scene.types if t == target], f"Declare {qualified}."),
+            )
+
+
+@rule("HF0303", "unqualified-reference", "unqualified name")
+def unqualified_reference(scene: Scene) -> Iterator[Finding]:
+    """SQL finds an object through search_path.
+
+    Holdfast builds everything with search_path pinned to pg_catalog, so that a plan does not depend on the session:
+    an unqualified name of the plane's is not found (SQLSTATE 42P01, 42883), or found in another schema by someone
+    else's session. Unqualified types are refused when the spec is read.
+
+    Fix: write schema.name. In a function, `set: {search_path: …}` pins the path instead.
+
+    Source: PostgreSQL documentation, The Schema Search Path. Mistakes: SB-28.
+
+    Bad:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {total: {type: numeric, nullable: false}}}
+            views:
+              totals: {query: "SELECT sum(total) AS total FROM orders"}
+
+    Good:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {total: {type: numeric, nullable: false}}}
+            views:
+              totals: {query: "SELECT sum(total) AS total FROM shop.orders"}
+    """
+    tables = {(t.target, t.name): t.qualified for t in scene.tables.values()}
+    tables |= {(v.address.target, v.address.name): scene.qualified(v) for v in scene.of("view")}
+    functions = {(target, name.split(".", 1)[1]): name for target, name in scene.functions}
+    for text in scene.texts:
+        settings = text.record.settings.get("set")
+        if isinstance(settings, dict) and _names_a_schema(settings.get("search_path")):
+            continue
+        target = text.record.address.target
+        local = local_relations(text.tokens)
+        found = [
+            (text.tokens[m.first].start, m.parts[0], tables.get((target, m.parts[0])))
+            for m in relations(text.tokens)
+            if len(m.parts) == 1 and m.parts[0] not in local
+        ]
+        found += [
+            (text.tokens[c.first].start, c.parts[0], functions.get((target, c.parts[0])))
+            for c in called(text.tokens)
+            if len(c.parts) == 1
+        ]
+        for start, name, meant in found:
+            if meant is not None:
+                yield Finding(
+                    text.where,
+                    f"unqualified name {name} in {scene.name(text.record)} is found through search_path",
+                    f"Write {meant}.",
+                    offset=start,
+                )
+
+
+def _names_a_schema(search_path: object) -> bool:
+    return bool(search_path) and str(search_path).strip("'\" ") not in ("pg_catalog", "pg_catalog, pg_temp")
+
+
+@rule("HF0304", "extension-not-declared", "extension")
+def extension_not_declared(scene: Scene) -> Iterator[Finding]:
+    """Type, index method or operator class needs an extension that is not declared.
+
+    `vector` and its indexes come with pgvector, trigram classes with pg_trgm, and so on; without the extension the
+    server does not know the name (SQLSTATE 42704).
+
+    Fix: declare it under `extensions`.
+
+    Source: PostgreSQL documentation, CREATE EXTENSION; pgvector, README. Mistakes: SB-20.
+
+    Bad:
+        schemas:
+          shop:
+            tables:
+              items: {columns: {v: {type: public.vector(3), nullable: false}}}
+
+    Good:
+        extensions: {vector: {}}
+        schemas:
+          shop:
+            tables:
+              items: {columns: {v: {type: public.vector(3), nullable: false}}}
+    """
+    for record, where, what, extension in _extension_uses(scene):
+        if (record.address.target, extension) not in scene.extensions and not scene.written("extensions", extension):
+            yield Finding(
+                where,
+                f"extension {extension} is not declared, and {what} of {scene.name(record)} needs it",
+                f"Declare extensions: {{{extension}: {{}}}}.",
+            )
+
+
+def _extension_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, str]]:
+    for record, path, text in _typed(scene):
+        name = types.parse(text) if "." in text else None
+        if name is not None and name.name in EXTENSION_OF_TYPE:
+            if (record.address.target, f"{name.schema}.{name.name}") not in scene.types:
+                yield record, (*(record.origin or ()), *path), f"type {name.name}", EXTENSION_OF_TYPE[name.name]
+    for record in scene.of("index"):
+        method = record.settings.get("method") or ""
+        if method in EXTENSION_OF_METHOD:
+            yield record, (*(record.origin or ()), "method"), f"method {method}", EXTENSION_OF_METHOD[method]
+        for i, item in enumerate(index_columns(record)):
+            for suffix, extension in EXTENSION_OF_OPCLASS_SUFFIX.items():
+                if item.opclass and item.opclass.endswith(suffix):
+                    yield record, (*(record.origin or ()), "columns", i, "opclass"), item.opclass, extension
+
+
+@rule("HF0411", "function-needs-extension", "function")
+def function_needs_extension(scene: Scene) -> Iterator[Finding]:
+    """SQL calls a function of an extension that is not declared.
+
+    The call fails when it runs (SQLSTATE 42883), in a PL/pgSQL body long after it was created.
+
+    Fix: use the built-in function, or declare the extension.
+
+    Source: PostgreSQL documentation, Additional Supplied Modules; Binary String Functions. Mistakes: SB-34.
+
+    Bad:
+        schemas:
+          shop:
+            functions:
+              fingerprint:
+                arguments: [{name: x, type: text}]
+                returns: text
+                language: sql
+                body: SELECT encode(public.digest(x, 'sha256'), 'hex')
+
+    Good:
+        schemas:
+          shop:
+            functions:
+              fingerprint:
+                arguments: [{name: x, type: text}]
+                returns: text
+                language: sql
+                body: SELECT encode(sha256(convert_to(x, 'UTF8')), 'hex')
+    """
+    for text in scene.texts:
+        target = text.record.address.target
+        for call in called(text.tokens):
+            extension = EXTENSION_OF_FUNCTION.get(call.last)
+            if extension is None or (target, extension) in scene.extensions or (target, call.qualified) in scene.functions:
+                continue
+            instead = BUILT_IN_INSTEAD.get(call.last, "")
+            yield Finding(
+                text.where,
+                f"function {call.last}() belongs to the extension {extension}, which is not declared",
+                f"{instead + '; or declare' if instead else 'Declare'} extensions: {{{extension}: {{}}}}.",
+                offset=text.tokens[call.first].start,
+            )
+
+
+@rule("HF0345", "relation-not-declared", "relation")
+def relation_not_declared(scene: Scene) -> Iterator[Finding]:
+    """SQL names a table or view that its declared schema does not have.
+
+    A view is refused when it is made, a PL/pgSQL body fails when it runs (SQLSTATE 42P01).
+
+    Fix: declare the relation, or correct its name.
+
+    Source: PostgreSQL documentation, CREATE VIEW; PL/pgSQL, Plan Caching. Mistakes: SB-26.
+
+    Bad:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {total: {type: numeric, nullable: false}}}
+            views:
+              totals: {query: "SELECT sum(total) AS total FROM shop.order"}
+
+    Good:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {total: {type: numeric, nullable: false}}}
+            views:
+              totals: {query: "SELECT sum(total) AS total FROM shop.orders"}
+    """
+    known = {(t.target, t.qualified) for t in scene.tables.values()}
+    for kind in ("view", "sequence"):
+        known |= {(r.address.target, scene.qualified(r)) for r in scene.of(kind)}
+    for text in scene.texts:
+        target = text.record.address.target
+        mentions = [(m.parts, m.start) for m in relations(text.tokens)] + regclass_names(text.tokens)
+        for parts, start in mentions:
+            schema = scene.schemas.get((target, parts[0])) if len(parts) == 2 else None
+            if schema is None or schema.settings.get("managed") == "migrations":
+                continue
+            qualified = ".".join(parts)
+            written = any(scene.written("schemas", parts[0], s, parts[1]) for s in ("tables", "views", "sequences"))
+            if (target, qualified) in known or written or _is_partition(scene, target, qualified):
+                continue
+            yield Finding(
+                text.where,
+                f"relation {qualified}, which {scene.name(text.record)} names, is not declared",
+                nearest(qualified, [n for t, n in known if t == target], f"Declare {qualified}."),
+                offset=start,
+            )
+
+
+def _is_partition(scene: Scene, target: str, qualified: str) -> bool:
+    """Partitions are declared as a set; their names begin with the parent's."""
+    return any(
+        t.target == target and qualified.startswith(f"{t.qualified}_") for t in scene.partitioned
+    )
+
+
+@rule("HF0346", "trigger-function-not-declared", "trigger")
+def trigger_function_not_declared(scene: Scene) -> Iterator[Finding]:
+    """Trigger calls a function that is not declared, or not one for triggers.
+
+    A trigger function takes no arguments and returns `trigger` (SQLSTATE 42883, 42P17).
+
+    Fix: declare it, or correct its name.
+
+    Source: PostgreSQL documentation, CREATE TRIGGER. Mistakes: SB-26.
+
+    Bad:
+        schemas:
+          shop:
+            tables:
+              orders:
+                columns: {total: {type: numeric}}
+                triggers: {touch: {timing: before, events: [update], for_each: row, function: shop.touch}}
+
+    Good:
+        schemas:
+          shop:
+            functions:
+              touch: {returns: trigger, language: plpgsql, body: "BEGIN NEW.total := 0; RETURN NEW; END"}
+            tables:
+              orders:
+                columns: {total: {type: numeric}}
+                triggers: {touch: {timing: before, events: [update], for_each: row, function: shop.touch}}
+    """
+    for record in scene.of("trigger"):
+        name = str(record.settings.get("function") or "").removesuffix("()")
+        target = record.address.target
+        schema, _, bare = name.partition(".")
+        if schema == "pg_catalog" or not _has_schema(scene, target, schema):
+            continue
+        found = scene.functions.get((target, name))
+        where = (*(record.origin or ()), "function")
+        if found is None:
+            if not scene.written("schemas", schema, "functions", bare) and schema not in scene.extension_schemas:
+                yield Finding(
+                    where,
+                    f"trigger {record.address.name} calls {name}, which is not declared",
+                    nearest(name, [n for t, n in scene.functions if t == target], f"Declare the function {name}."),
+                )
+        elif all(str(f.settings.get("returns")) != "trigger" for f in found):
+            yield Finding(
+                where,
+                f"trigger {record.address.name} calls {name}, which does not return trigger",
+                "Write returns: trigger, without arguments.",
+                related=((found[0].origin or (), "the function"),),
+            )
+
+
+#: NAMEDATALEN - 1.
+_LONGEST = 63
+
+
+@rule("HF0347", "name-too-long", "name")
+def name_too_long(scene: Scene) -> Iterator[Finding]:
+    """Name is longer than 63 bytes.
+
+    PostgreSQL cuts longer names with no more than a notice, so the object has another name than the spec says and
+    two long names may become one.
+
+    Fix: shorten it.
+
+    Source: PostgreSQL documentation, Lexical Structure, Identifiers. Mistakes: SB-26.
+
+    Bad:
+        schemas:
+          shop:
+            tables:
+              orders:
+                columns: {a: {type: integer, nullable: false}}
+                indexes:
+                  orders_by_a_with_a_name_that_goes_on_and_on_until_nobody_reads_it_any_more: {columns: [a]}
+
+    Good:
+        schemas:
+          shop:
+            tables:
+              orders:
+                columns: {a: {type: integer, nullable: false}}
+                indexes: {orders_a: {columns: [a]}}
+    """
+    for record in scene.plane:
+        segment = record.address.path[-1]
+        if len(segment) <= _LONGEST or record.address.system != "pg" or record.address.kind == "grant":
+            continue
+        name = record.address.name.split("(", 1)[0] if record.address.kind == "function" else record.address.name
+        if len(name.encode()) > _LONGEST:
+            yield Finding(
+                record.origin or (),
+                f"name {name[:20]}… has {len(name.encode())} bytes, and PostgreSQL keeps {_LONGEST}",
+                "Shorten it.",
+                at_key=True,
+            )
+
+
+@rule("HF0329", "name-taken", "name")
+def relation_name_taken(scene: Scene) -> Iterator[Finding]:
+    """Two relations of a schema have one name.
+
+    Tables, views, sequences and indexes share their schema's names, and keys make indexes of their own name
+    (SQLSTATE 42P07).
+
+    Fix: rename one of them.
+
+    Source: PostgreSQL documentation, CREATE INDEX; pg_class. Mistakes: SB-26.
+
+    Bad:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {a: {type: integer, nullable: false}}, indexes: {by_a: {columns: [a]}}}
+              items: {columns: {a: {type: integer, nullable: false}}, indexes: {by_a: {columns: [a]}}}
+
+    Good:
+        schemas:
+          shop:
+            tables:
+              orders: {columns: {a: {type: integer, nullable: false}}, indexes: {orders_a: {columns: [a]}}}
+              items: {columns: {a: {type: integer, nullable: false}}, indexes: {items_a: {columns: [a]}}}
+    """
+    seen: dict[tuple[str, str, str], Record] = {}
+    for kind in ("table", "view", "sequence", "primary_key", "unique", "index"):
+        for record in scene.of(kind):
+            path = record.address.path
+            first = seen.setdefault((record.address.target, path[0], path[-1]), record)
+            if first is not record:
+                yield Finding(
+                    record.origin or (),
+                    f"name {record.address.name} of this {kind.replace('_', ' ')} is taken in schema {path[0]}",
+                    "Rename one of them.",
+                    related=((first.origin or (), f"the {first.address.kind.replace('_', ' ')}"),),
+                    at_key=True,
+                )
+
+
+RULES = (
+    schema_not_declared, type_not_declared, unqualified_reference, extension_not_declared,
+    function_needs_extension, relation_not_declared, trigger_function_not_declared, name_too_long,
+    relation_name_taken,
+)  # fmt: skip

@@ -1,0 +1,68 @@
+"""The one list of rules, and the runner. Nothing registers itself: a rule counts once it stands here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provision.checks import columns, indexes, keys, names, partitions
+from provision.checks.scene import Scene
+from provision.spec.diagnostic import Diagnostic, Related
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from provision.checks.rule import Finding, Rule
+    from provision.checks.scene import Document
+    from provision.spec.diagnostic import Mark
+    from provision.spec.record import Facts, Plane, Pointer
+
+RULES: tuple[Rule, ...] = (*partitions.RULES, *keys.RULES, *columns.RULES, *indexes.RULES, *names.RULES)
+
+
+def rule_of(code: str) -> Rule | None:
+    """Find a rule by its code or its slug."""
+    return next((r for r in RULES if code.upper() == r.code or code == r.slug), None)
+
+
+def run(
+    plane: Plane,
+    document: Document,
+    facts: Mapping[tuple[str, str], Facts],
+    rules: Iterable[Rule] = RULES,
+) -> list[Diagnostic]:
+    """Run every rule over a desired plane; sorted by place, each diagnostic once.
+
+    ``facts`` are the declared targets by (system, name). A rule that needs a fact nobody declared is silent.
+    """
+    scene = Scene(plane, document, facts)
+    found = {_diagnostic(document, rule, finding) for rule in rules for finding in rule.find(scene)}
+    return sorted(found, key=lambda d: (d.mark.file, d.mark.line, d.mark.column, d.code, d.message))
+
+
+def _diagnostic(document: Document, rule: Rule, finding: Finding) -> Diagnostic:
+    related = tuple(Related(place(document, where), message) for where, message in finding.related)
+    mark = place(document, finding.where, at_key=finding.at_key, offset=finding.offset)
+    return Diagnostic(rule.code, rule.severity, mark, finding.message, finding.help, related)
+
+
+def place(document: Document, where: Pointer, *, at_key: bool = False, offset: int | None = None) -> Mark:
+    """Find the place of a field that may be written in a short form, or not at all.
+
+    ``primary_key: [id]`` has no ``columns``: steps that do not apply to a list or a scalar are left out. A field
+    that is missing gives the key of its object.
+    """
+    pointer: list[str | int] = []
+    node = document.root
+    for step in where:
+        if isinstance(node, dict):
+            if step not in node:
+                return document.locate(tuple(pointer), key=True)
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        else:
+            continue
+        pointer.append(step)
+    if offset is not None and isinstance(node, str):
+        return document.locate_text(tuple(pointer), offset)
+    return document.locate(tuple(pointer), key=at_key)

@@ -1,0 +1,254 @@
+"""What rules look at: the plane indexed once, its tables, types and names, the SQL texts, the declared targets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from provision.checks.sqltext import Tokens, tokenize
+from provision.checks.tables import Table
+from provision.postgres import types
+from provision.spec.ident import KIND_WORDS, Address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from provision.spec.diagnostic import Mark
+    from provision.spec.record import Facts, Plane, Pointer, Record
+
+#: Facts of targets, by system and target name.
+TargetFacts = "Mapping[tuple[str, str], Facts]"
+
+
+class Document(Protocol):
+    """What checks need of a loaded document: its merged values and their places."""
+
+    @property
+    def root(self) -> Any: ...
+
+    def locate(self, pointer: Pointer, *, key: bool = False) -> Mark: ...
+
+    def locate_text(self, pointer: Pointer, position: int) -> Mark: ...
+
+
+class Text(NamedTuple):
+    """One SQL text of the plane. ``role`` says what it is; ``where`` leads to it in the document."""
+
+    record: Record
+    role: Literal["body", "query", "expression", "statement"]
+    language: str
+    tokens: Tokens
+    where: Pointer
+
+
+class Scene:
+    """Everything a rule may ask. Pure; built once for each run, each index on first use."""
+
+    def __init__(self, plane: Plane, document: Document, facts: Mapping[tuple[str, str], Facts]) -> None:
+        self.plane = plane
+        self.document = document
+        self.facts = facts
+        self.by_kind: dict[str, list[Record]] = defaultdict(list)
+        self._children: dict[Address, dict[str, list[Record]]] = {}
+        for record in plane:
+            kind = record.address.kind
+            self.by_kind[kind].append(record)
+            if record.parent is not None:
+                of_parent = self._children.get(record.parent)
+                if of_parent is None:
+                    of_parent = self._children[record.parent] = defaultdict(list)
+                of_parent[kind].append(record)
+
+    def of(self, kind: str) -> list[Record]:
+        """All records of a kind in document order."""
+        return self.by_kind.get(kind, [])
+
+    def children(self, record: Record, kind: str) -> list[Record]:
+        """The children of a record that have this kind."""
+        return self._children.get(record.address, {}).get(kind, [])
+
+    def node(self, pointer: Pointer) -> Any:
+        """The value of the document at a place, or None."""
+        node = self.document.root
+        for step in pointer:
+            try:
+                node = node[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return node
+
+    def stated(self, record: Record, *path: str | int) -> bool:
+        """Whether the document itself says something at this path of an object."""
+        return self.node((*(record.origin or ()), *path)) is not None
+
+    def written(self, *pointer: str) -> bool:
+        """Whether the document has this key. What reading refused is no record, but its absence is no mistake."""
+        *above, key = pointer
+        node = self.node(tuple(above))
+        return isinstance(node, dict) and key in node
+
+    def target_facts(self, record: Record) -> Facts | None:
+        """What is declared of the target that a record lives on."""
+        system = "pg" if record.address.kind in ("pool",) else record.address.system
+        target = record.settings.get("target") if system != record.address.system else None
+        return self.facts.get((system, target or record.address.target))
+
+    def fact(self, record: Record, name: str) -> Any:
+        """One declared fact of a record's target, or None."""
+        facts = self.target_facts(record)
+        return None if facts is None else facts.options.get(name)
+
+    @cached_property
+    def tables(self) -> dict[Address, Table]:
+        return {
+            r.address: Table(r, self._children.get(r.address, {}), self.node(r.origin or ()) or {})
+            for r in self.of("table")
+        }
+
+    @cached_property
+    def partitioned(self) -> list[Table]:
+        return [t for t in self.tables.values() if t.partitions is not None]
+
+    @cached_property
+    def schemas(self) -> dict[tuple[str, str], Record]:
+        """Declared schemas by target and name."""
+        return {(r.address.target, r.address.name): r for r in self.of("schema")}
+
+    @cached_property
+    def roles(self) -> dict[str, dict[str, Record]]:
+        """Declared roles by target, then name."""
+        found: dict[str, dict[str, Record]] = defaultdict(dict)
+        for record in self.of("role"):
+            found[record.address.target][record.address.name] = record
+        return found
+
+    @cached_property
+    def types(self) -> dict[tuple[str, str], Record]:
+        """Declared enums, domains and types by target and ``schema.name``."""
+        return {
+            (r.address.target, f"{r.address.names[0]}.{r.address.name}"): r
+            for kind in ("enum", "domain", "type")
+            for r in self.of(kind)
+        }
+
+    @cached_property
+    def extensions(self) -> set[tuple[str, str]]:
+        """Declared extensions by target and name."""
+        return {(r.address.target, r.address.name) for r in self.of("extension")}
+
+    @cached_property
+    def extension_schemas(self) -> set[str]:
+        """The schemas that extensions put their objects into, as far as declared."""
+        return {r.settings["schema"] for r in self.of("extension") if r.settings.get("schema")}
+
+    @cached_property
+    def functions(self) -> dict[tuple[str, str], list[Record]]:
+        """Declared functions by target and ``schema.name``, overloads together."""
+        found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in self.of("function"):
+            schema, name = record.address.names[0], record.address.name.split("(", 1)[0]
+            found[record.address.target, f"{schema}.{name}"].append(record)
+        return found
+
+    def table(self, target: str, qualified: str) -> Table | None:
+        """A declared table by ``schema.table``."""
+        schema, _, name = qualified.rpartition(".")
+        address = Address.root("pg", target, "schema", schema, bare=True).child("table", name, bare=True)
+        return self.tables.get(address)
+
+    def table_written(self, qualified: str) -> bool:
+        """Whether the document has a table of this name."""
+        schema, _, name = qualified.rpartition(".")
+        return self.written("schemas", schema, "tables", name)
+
+    def type_record(self, target: str, name: types.TypeName) -> Record | None:
+        """The declared enum, domain or type of a qualified type name."""
+        return self.types.get((target, f"{name.schema}.{name.name}")) if name.schema else None
+
+    def domains(self, target: str, text: str) -> list[Record]:
+        """The domains that a type name stands on, the outermost first."""
+        found: list[Record] = []
+        record = self.type_record(target, types.parse(text))
+        while record is not None and record.address.kind == "domain" and record not in found:
+            found.append(record)
+            record = self.type_record(target, types.parse(record.settings["type"]))
+        return found
+
+    def base_type(self, target: str, text: str) -> types.TypeName:
+        """The type behind domains."""
+        domains = self.domains(target, text)
+        return types.parse(domains[-1].settings["type"] if domains else text)
+
+    def enum_values(self, target: str, text: str) -> list[str] | None:
+        """The values of the enum that a column type names, through domains; None for other types."""
+        record = self.type_record(target, self.base_type(target, text))
+        return list(record.settings["values"]) if record is not None and record.address.kind == "enum" else None
+
+    def qualified(self, record: Record) -> str:
+        """``schema.name`` of an object that lies in a schema."""
+        return f"{record.address.names[0]}.{record.address.name}"
+
+    def name(self, record: Record) -> str:
+        """Write an object as people name it: ``agents.state.version``, ``stream TASKS``, ``function agents.f``."""
+        address = record.address
+        if address.system != "pg" or address.path[0] in ("role", "extension"):
+            return f"{address.kind.replace('_', ' ')} {address.name}"
+        named = ".".join(n for n, raw in zip(address.names, address.path, strict=True) if raw not in KIND_WORDS)
+        return named if address.kind in ("table", "column") else f"{address.kind.replace('_', ' ')} {named}"
+
+    @cached_property
+    def texts(self) -> list[Text]:
+        """Every SQL text: bodies, queries, expressions, and the statements that pools run."""
+        return list(self._texts())
+
+    @cached_property
+    def bodies(self) -> list[Text]:
+        """The texts of functions and views."""
+        return [t for t in self.texts if t.role in ("body", "query")]
+
+    def _texts(self) -> Iterator[Text]:
+        for record in self.of("function"):
+            if record.settings.get("body"):
+                language = (record.settings.get("language") or "sql").lower()
+                yield _text(record, "body", ("body",), record.settings["body"], language)
+        for record in self.of("view"):
+            if record.settings.get("query"):
+                yield _text(record, "query", ("query",), record.settings["query"])
+        for kind, fields in _EXPRESSIONS.items():
+            for record in self.of(kind):
+                for field in fields:
+                    value = record.settings.get(field)
+                    if isinstance(value, dict):
+                        field, value = f"{field}.expression", value.get("expression")
+                    if isinstance(value, str) and value:
+                        yield _text(record, "expression", tuple(field.split(".")), value)
+        for record in self.of("domain"):
+            for name, value in (record.settings.get("checks") or {}).items():
+                yield _text(record, "expression", ("checks", name), value)
+        for record in self.of("pool"):
+            for i, value in enumerate(record.settings.get("after_connect") or ()):
+                yield _text(record, "statement", ("after_connect", i), value)
+
+
+#: The settings that hold one expression, by kind.
+_EXPRESSIONS = {
+    "column": ("default", "generated"),
+    "check": ("expression",),
+    "index": ("where",),
+    "policy": ("using", "with_check"),
+    "trigger": ("when",),
+    "domain": ("default",),
+}
+
+
+def _text(
+    record: Record,
+    role: Literal["body", "query", "expression", "statement"],
+    path: Pointer,
+    value: str,
+    language: str = "sql",
+) -> Text:
+    return Text(record, role, language, tokenize(value), (*(record.origin or ()), *path))
+
+

@@ -1,0 +1,204 @@
+"""The contract: what a plane tells the runtime. Written last in an apply, compared by plan like any object.
+
+``contract.schema.json`` beside this module defines the content; the distribution ``holdfast`` carries an
+equal copy. Every duration is an integer of nanoseconds, every size of bytes, every secret a reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from provision.spec.change import Api, Change, Context, Draft, Lowered, Request, Sql
+from provision.spec.fields import Field, FieldTable, Type
+from provision.spec.ident import Address
+from provision.spec.kind import PlainKind
+from provision.spec.record import Plane, Record, Settings
+from provision.spec.target import SYSTEMS, Target
+
+#: Readers accept the same major and ignore what they do not know.
+CONTRACT_VERSION = "1.0"
+#: The bucket that keeps contracts, and ownership where there is no Postgres.
+BUCKET = "HOLDFAST"
+#: Kinds that live in the contract only.
+DECLARED = frozenset({"pool", "publisher", "template", "binding"})
+_STREAM_FACTS = ("subjects", "max_age", "max_bytes", "max_msgs", "max_msg_size", "duplicate_window")
+_BUCKET_FACTS = ("ttl", "history", "max_bytes", "max_value_size", "allow_direct", "allow_msg_ttl", "journal")
+
+#: What the runtime must know to reach a server. How provisioning itself logs in is none of its business.
+_REACH = {
+    "nats": frozenset({"kind", "urls", "tls", "domain"}),
+    "pg": frozenset(
+        {"kind", "form", "host", "port", "endpoints", "service", "namespace", "database", "mode", "tls"}
+    ),
+}
+_WORDS = {system: word for word, system in SYSTEMS.items()}
+
+Places = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+def address(plane: str, env: str) -> Address:
+    """The address of the contract of a plane in an environment."""
+    return Address.root("plane", "main", "contract", f"{plane}.{env}")
+
+
+def key(plane: str, env: str) -> str:
+    """The key that holds it in the bucket."""
+    return f"contract.{plane}.{env}"
+
+
+def record(desired: Plane, targets: Iterable[Target] = (), places: Places | None = None) -> Record:
+    """Give the desired record of the contract; ``desired`` holds everything else."""
+    return Record(address(desired.name, desired.env), {"content": build(desired, targets, places)})
+
+
+def build(desired: Plane, targets: Iterable[Target] = (), places: Places | None = None) -> dict[str, Any]:
+    """Give the content for a plane. Its values are JSON and compare by ``==`` with what a store gives back.
+
+    ``places`` adds by (system, target) what no declaration says, such as the ports of embedded servers:
+    ``{"host": …, "port": …}`` or ``{"urls": […]}``.
+    """
+    bindings = {r.address.name: r.settings["value"] for r in desired.of_kind("binding")}
+    content = {
+        "contract_version": CONTRACT_VERSION,
+        "plane": desired.name,
+        "env": desired.env,
+        "digest": digest(desired),
+        "targets": _targets(targets, places or {}),
+        "names": {name: value for name, value in bindings.items() if isinstance(value, str)},
+        "limits": {name: value for name, value in bindings.items() if not isinstance(value, str)},
+        "pools": {r.address.name: _entry(r) for r in desired.of_kind("pool")},
+        "roles": _roles(desired),
+        "streams": _objects(desired, "stream", _STREAM_FACTS),
+        "buckets": _objects(desired, "bucket", _BUCKET_FACTS),
+        "templates": _templates(desired),
+        "publishers": {r.address.name: _entry(r) for r in desired.of_kind("publisher")},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def digest(desired: Plane) -> str:
+    """Name the declared plane: SHA-256 over addresses and settings, whatever files they were written in."""
+    rows = sorted([str(r.address), r.settings] for r in desired if r.address.kind != "contract")
+    text = json.dumps(rows, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def is_readable(content: Mapping[str, Any]) -> bool:
+    """Whether this version of us understands a stored contract: the majors are equal."""
+    major = str(content.get("contract_version", "")).partition(".")[0]
+    return major == CONTRACT_VERSION.partition(".")[0]
+
+
+def declared_records(content: Mapping[str, Any]) -> Iterator[Record]:
+    """Give the live side of the declared kinds, and the contract's own record, from a stored contract."""
+    yield Record(address(content["plane"], content["env"]), {"content": dict(content)})
+    for name, value in {**content["names"], **content["limits"]}.items():
+        yield Record(Address.root("plane", "main", "binding", name), {"value": value})
+    for kind in ("pool", "publisher"):
+        for name, entry in content[f"{kind}s"].items():
+            yield Record(Address.root("plane", entry["target"], kind, name), _settings(entry))
+    for stream, templates in content["templates"].items():
+        for name, entry in templates.items():
+            parent = Address.root("nats", entry["target"], "stream", stream)
+            yield Record(parent.child("template", name), _settings(entry), parent)
+
+
+class ContractKind(PlainKind):
+    """The contract of one plane in one environment."""
+
+    name = "contract"
+    system = "plane"
+    fields = FieldTable(
+        Field(name="content", type=Type({"type": "object"}), required=True, doc="What the runtime reads."),
+    )
+
+    def lower(self, change: Change, context: Context) -> Lowered:
+        """One write, which takes care of every change of a declared kind."""
+        declared = (a for a in context.changes if a.kind in DECLARED)
+        name = change.address.name
+        has_nats = any(r.address.system == "nats" for plane in (context.desired, context.live) for r in plane)
+        content = None if change.after is None else change.after.settings["content"]
+        removed = content is None
+        draft = Draft(
+            object=change.address,
+            action="delete" if removed else change.action,
+            request=_request(name, content, has_nats),
+            summary=f"{'remove' if removed else 'write'} the contract of {name}",
+            makes=() if removed else (change.address,),
+            destroys=(change.address,) if removed else (),
+        )
+        return Lowered((draft,), (change.address, *declared))
+
+
+KIND = ContractKind()
+
+
+def _request(name: str, content: Mapping[str, Any] | None, has_nats: bool) -> Request:
+    plane, _, env = name.rpartition(".")
+    if has_nats:
+        subject = f"$KV.{BUCKET}.{key(plane, env)}"
+        if content is None:
+            return Api(f"$JS.API.STREAM.PURGE.KV_{BUCKET}", {"filter": subject})
+        # A request to the bucket's own subject is answered with the acknowledgement of the write.
+        return Api(subject, content)
+    where = f"plane = {_literal(plane)} AND env = {_literal(env)}"
+    if content is None:
+        return Sql(f"DELETE FROM holdfast.contract WHERE {where}")
+    return Sql(
+        "INSERT INTO holdfast.contract (plane, env, content)"
+        f" VALUES ({_literal(plane)}, {_literal(env)}, {_literal(json.dumps(content))}::jsonb)"
+        " ON CONFLICT (plane, env) DO UPDATE SET content = excluded.content, updated_at = now()"
+    )
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    return {"target": record.address.target, **record.settings}
+
+
+def _settings(entry: Mapping[str, Any]) -> Settings:
+    return {name: value for name, value in entry.items() if name != "target"}
+
+
+def _targets(targets: Iterable[Target], places: Places) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {"nats": {}, "postgres": {}}
+    for target in targets:
+        known = {k: v for k, v in target.settings.items() if k in _REACH[target.system] and v is not None}
+        found[_WORDS[target.system]][target.name] = {**known, **places.get((target.system, target.name), {})}
+    return found
+
+
+def _objects(desired: Plane, kind: str, facts: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        r.address.name: {
+            "target": r.address.target,
+            **{fact: r.settings[fact] for fact in facts if r.settings.get(fact) is not None},
+        }
+        for r in desired.of_kind(kind)
+    }
+
+
+def _templates(desired: Plane) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for template in desired.of_kind("template"):
+        assert template.parent is not None
+        found.setdefault(template.parent.name, {})[template.address.name] = _entry(template)
+    return found
+
+
+def _roles(desired: Plane) -> dict[str, Any]:
+    """The login roles of pools with the references of their passwords."""
+    used = {(r.address.target, r.settings["role"]) for r in desired.of_kind("pool")}
+    return {
+        r.address.name: {"target": r.address.target, "password": r.settings.get("password")}
+        for r in desired.of_kind("role")
+        if (r.address.target, r.address.name) in used
+    }
+
+
+def _literal(text: str) -> str:
+    """Quote for SQL; a backslash is plain under standard_conforming_strings, which we pin."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,1 @@
+"""Connection pools: their declaration, sizing, budgets, connection forms and PgBouncer files. Pure."""

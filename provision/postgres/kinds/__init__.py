@@ -1,0 +1,1 @@
+"""The kinds of PostgreSQL objects. Pure: what each is, how it is read, changed and undone."""

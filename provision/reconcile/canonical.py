@@ -1,0 +1,82 @@
+"""Expressions of the desired plane as the target's own server would print them; remembered one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provision import __version__, registry
+from provision.reconcile.targets import Note, Targets
+from provision.reconcile.world import World
+from provision.spec.ident import Address
+from provision.spec.record import Facts, Plane, Record
+
+if TYPE_CHECKING:
+    from provision.postgres.compile import Compiled, Tools
+    from provision.postgres.connect import Settings
+    from provision.postgres.memo import Memo
+    from provision.postgres.scratch import Embedded
+
+
+def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note: Note) -> Plane:
+    """Give the plane with every expression in canonical form. Only what no memo holds costs a scratch server."""
+    from provision.postgres import compile
+    from provision.postgres.scratch import ScratchDatabases
+
+    found: dict[Address, Record] = dict(plane.records)
+    for name, snapshot in world.snapshots.items():
+        part = part_of(plane, name)
+        scratch = ScratchDatabases(targets.postgres_settings(name), snapshot.facts, embedded_scratch(cache))
+        result = compile.canonicalise(part, snapshot.facts, memo(cache), scratch, tools(), product=__version__)
+        for problem in result.problems:
+            note(f"{problem.address}: {problem.message} ({problem.sqlstate})")
+        found |= result.plane.records
+    return Plane(found.values(), name=plane.name, env=plane.env)
+
+
+def validate(plane: Plane, target: str, facts: Facts, cache: Path) -> Compiled:
+    """Build the records of one Postgres target on a scratch server and give every refusal."""
+    from provision.postgres import compile
+    from provision.postgres.scratch import ScratchDatabases
+
+    major = facts.version[0] if facts.version else 18
+    scratch = ScratchDatabases(None, None, embedded_scratch(cache), target=target, major=major)
+    return compile.validate(part_of(plane, target), memo(cache), scratch, tools(), product=__version__)
+
+
+def part_of(plane: Plane, target: str) -> Plane:
+    """The records of one Postgres target."""
+    found = (r for r in plane if r.address.system == "pg" and r.address.target == target)
+    return Plane(found, name=plane.name, env=plane.env)
+
+
+def tools() -> Tools:
+    """The kinds and queries of a database."""
+    from provision.postgres.compile import Tools
+
+    return Tools({k.name: k for k in registry.postgres_kinds()}, registry.postgres_queries())
+
+
+def memo(cache: Path) -> Memo:
+    """What servers made of expressions before."""
+    from provision.postgres.memo import Memo
+
+    return Memo(cache)
+
+
+def embedded_scratch(cache: Path) -> Embedded:
+    """Start a throw-away server of a major version when the target offers no scratch database."""
+
+    @contextmanager
+    def start(major: int) -> Iterator[Settings]:
+        from provision.embedded.postgres import Server
+        from provision.postgres.connect import settings
+
+        with Server(cache / f"scratch-{major}", major=major, fsync=False) as server:
+            dsn = server.dsn("postgres")
+            yield settings({"kind": "embedded"}, lambda reference: "", host=dsn["host"], port=dsn["port"],
+                           user=dsn["user"], password=dsn["password"], database=dsn["dbname"])  # fmt: skip
+
+    return start

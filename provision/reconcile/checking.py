@@ -1,0 +1,139 @@
+"""Load and check specs: the offline half of every command."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from provision import registry
+from provision.reconcile.targets import Note
+from provision.spec.diagnostic import Diagnostic, Mark
+from provision.spec.document import Document, environments, load
+from provision.spec.ident import Address
+from provision.spec.record import Facts, Plane
+
+
+class Workspace:
+    """The specs of one environment, read and checked. ``digest`` names their content and our own version."""
+
+    def __init__(self, document: Document, plane: Plane, diagnostics: Sequence[Diagnostic]) -> None:
+        self.document = document
+        self.plane = plane
+        self.diagnostics = tuple(diagnostics)
+
+    @cached_property
+    def digest(self) -> str:
+        from provision import __version__
+
+        listed = "\n".join(f"{name} {digest}" for name, digest in sorted(self.document.files.items()))
+        return hashlib.sha256(f"{__version__} {self.document.env}\n{listed}".encode()).hexdigest()
+
+    @cached_property
+    def used(self) -> tuple[tuple[str, str], ...]:
+        """The targets that objects live on, as (system, name)."""
+        return tuple(dict.fromkeys(r.address[:2] for r in self.plane if r.address.system != "plane"))
+
+    @cached_property
+    def passwords(self) -> Mapping[str, Mapping[str, Any]]:
+        """For each Postgres target: the roles that have a password, with the reference to it."""
+        found: dict[str, dict[str, Any]] = {}
+        for record in self.plane:
+            reference = record.settings.get("password")
+            if record.address.system == "pg" and reference is not None:
+                found.setdefault(record.address.target, {})[record.address.name] = reference
+        return found
+
+
+class Checked(NamedTuple):
+    """All diagnostics of a check. ``line`` gives the source line of a mark, ``checked`` says what was looked at."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    line: Callable[[Mark], str]
+    checked: str
+
+
+def read(specs: Path, env: str | None, *, cache: Path) -> Workspace:
+    """Load, read and check one environment (None = the base alone). Never raises for bad specs."""
+    from provision.postgres.linking import link
+    from provision.spec.reading import read as read_plane
+
+    document = load(specs, env)
+    reading = read_plane(document, registry.sections())
+    plane = Plane(link(reading.plane), name=reading.plane.name, env=reading.plane.env)
+    found = (*reading.diagnostics, *_rules(plane, document))
+    return Workspace(document, plane, found)
+
+
+def check(
+    specs: Path, env: str | None, *, cache: Path, root: Path, compiled: bool = False,
+    paths: Sequence[Path] = (), note: Note = lambda text: None,
+) -> Checked:  # fmt: skip
+    """Check one environment, or the base and every environment. ``paths`` keep what lies in these files only."""
+    names = [env] if env is not None else [None, *environments(specs)]
+    found: dict[Diagnostic, None] = {}
+    documents = []
+    for name in names:
+        workspace = read(specs, name, cache=cache)
+        documents.append(workspace.document)
+        found |= dict.fromkeys(workspace.diagnostics)
+        if compiled and name is not None and not _has_errors(workspace.diagnostics):
+            found |= dict.fromkeys(_compile(workspace, cache, note))
+    kept = [d for d in found if not paths or _lies_in(d.mark, paths)]
+    kept.sort(key=lambda d: (d.mark.file, d.mark.line, d.mark.column, d.code, d.message))
+
+    def line(mark: Mark) -> str:
+        return next((text for d in documents if (text := d.line(mark))), "")
+
+    shown = ", ".join(name or "base" for name in names)
+    return Checked(tuple(kept), line, f"checked {shown}")
+
+
+def declared_facts(document: Document) -> dict[tuple[str, str], Facts]:
+    """What the targets of a document declare of themselves."""
+    return {key: target.facts for key, target in document.targets.items()}
+
+
+def _rules(plane: Plane, document: Document) -> Sequence[Diagnostic]:
+    from provision.checks import registry as rules
+
+    return rules.run(plane, document, declared_facts(document))
+
+
+def _compile(workspace: Workspace, cache: Path, note: Note) -> Iterator[Diagnostic]:
+    """What a real server refuses, at the line that caused it."""
+    from provision.reconcile.canonical import validate
+
+    document, facts = workspace.document, declared_facts(workspace.document)
+    for system, target in workspace.used:
+        if system != "pg":
+            continue
+        result = validate(workspace.plane, target, facts.get((system, target), Facts("pg", target, (), {})), cache)
+        for skipped in result.skipped:
+            note(f"not compiled here: {skipped.address} needs {skipped.needs}")
+        for problem in result.problems:
+            where = _origin(workspace.plane, problem.address)
+            fields = tuple(problem.field.split(".")) if problem.field else ()
+            message = f"PostgreSQL refuses {problem.address}: {problem.message} ({problem.sqlstate})"
+            help = problem.help or "Correct the SQL; the server's words say what it takes."
+            if problem.position is not None and fields:
+                mark = document.locate_text((*where, *fields), problem.position - 1)
+            else:
+                mark = document.locate((*where, *fields))
+            yield Diagnostic("HF0801", "error", mark, message, help)
+
+
+def _origin(plane: Plane, address: Address) -> tuple[str | int, ...]:
+    record = plane.get(address)
+    return record.origin or () if record is not None else ()
+
+
+def _has_errors(diagnostics: Sequence[Diagnostic]) -> bool:
+    return any(d.severity == "error" for d in diagnostics)
+
+
+def _lies_in(mark: Mark, paths: Sequence[Path]) -> bool:
+    place = Path(mark.file).resolve()
+    return any(place == p.resolve() or p.resolve() in place.parents for p in paths)

@@ -1,0 +1,72 @@
+"""The embedded servers that an environment's targets ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from provision.embedded import environment
+from provision.embedded.environment import NatsSpec, PostgresSpec, Running
+from provision.spec.document import Document, load
+from provision.spec.errors import InputError
+
+#: What an embedded server gets where the target says nothing: (option of the target, field of NatsSpec).
+_NATS = ("max_payload", "max_file_store", "max_memory_store")
+
+
+def root_of(specs: Path) -> Path:
+    """The folder that holds ``.holdfast/``: the one with the specs in it."""
+    return specs.resolve().parent
+
+
+def up(specs: Path, env: str) -> Running:
+    """Start every embedded server of an environment, and make the secrets its objects refer to."""
+    document = load(specs, env)
+    embedded = [t for t in document.targets.values() if t.kind == "embedded"]
+    if not embedded:
+        raise InputError(f"environment {env} has no embedded target", "Its servers are run by somebody else.")
+    return environment.up(
+        root_of(specs),
+        env,
+        {t.name: _postgres(t.settings, document) for t in embedded if t.system == "pg"},
+        {t.name: _nats(t.settings) for t in embedded if t.system == "nats"},
+        sorted(secret_names(document.root)),
+    )
+
+
+def down(specs: Path, env: str) -> tuple[str, ...]:
+    """Stop them; gives the names of those that ran."""
+    return environment.down(root_of(specs), env)
+
+
+def status(specs: Path, env: str) -> Running | None:
+    """What is known of them; None if they were never started."""
+    return environment.status(root_of(specs), env)
+
+
+def reset(specs: Path, env: str) -> bool:
+    """Stop them and delete their data; False if there was nothing."""
+    return environment.reset(root_of(specs), env)
+
+
+def secret_names(node: Any) -> set[str]:
+    """The variables that ``{env: NAME}`` references anywhere in a document name."""
+    if isinstance(node, dict):
+        if set(node) == {"env"} and isinstance(node["env"], str):
+            return {node["env"]}
+        return set().union(*(secret_names(v) for v in node.values()))
+    if isinstance(node, list):
+        return set().union(*(secret_names(v) for v in node))
+    return set()
+
+
+def _postgres(settings: Any, document: Document) -> PostgresSpec:
+    version = settings.get("version")
+    spec = PostgresSpec(database=settings.get("database") or document.plane)
+    return spec if version is None else spec._replace(major=int(str(version).split(".")[0]))
+
+
+def _nats(settings: Any) -> NatsSpec:
+    found = {key: settings[key] for key in _NATS if settings.get(key) is not None}
+    tags = settings.get("tags")
+    return NatsSpec(**found, tags=tuple(tags) if tags else ())

@@ -1,0 +1,224 @@
+"""An open plane: its specs read and checked, its servers at hand. What plan, apply, drift and destroy work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from provision import registry
+from provision.plan import consents, contract
+from provision.plan.assemble import assemble
+from provision.plan.fingerprint import fingerprint
+from provision.plan.plan import Plan, Step
+from provision.reconcile import checking, memory
+from provision.reconcile.applying import Executor, Hook, Outcome, count
+from provision.reconcile.targets import Note, Targets, reachable
+from provision.reconcile.world import World, observe
+from provision.spec.change import Hazard
+from provision.spec.errors import ConsentError, InputError, OperationError, StalePlanError
+from provision.spec.record import Plane
+
+Progress = Callable[[str], None]
+
+
+@contextmanager
+def open_plane(specs: Path, env: str, *, cache: Path, note: Note = lambda text: None) -> Iterator[OpenPlane]:
+    """Read the specs of an environment and give the plane to work on; closes every session at the end.
+
+    Raises InputError when the specs hold an error: run check to see where.
+    """
+    workspace = checking.read(specs, env, cache=cache)
+    errors = [d for d in workspace.diagnostics if d.severity == "error"]
+    if errors:
+        raise InputError(f"the specs hold {len(errors)} errors, the first at {errors[0].mark}: {errors[0].message}",
+                         f"See them all: holdfast check --specs {specs} --env {env}")  # fmt: skip
+    targets = Targets(workspace.document.targets, specs.resolve().parent, env, note)
+    try:
+        yield OpenPlane(workspace, targets, cache, note)
+    finally:
+        targets.close()
+
+
+class OpenPlane:
+    """One plane in one environment. Every method is one command's work."""
+
+    def __init__(self, workspace: checking.Workspace, targets: Targets, cache: Path, note: Note) -> None:
+        self.workspace = workspace
+        self.targets = targets
+        self.cache = cache
+        self.note = note
+        self.name = workspace.document.plane
+        self.env = workspace.document.env or ""
+
+    def observe(self) -> World:
+        """Look at every server that the plane uses. Raises UnreachableError and its kin."""
+        return observe(self.targets, self.name, self.env, self.workspace.used, self.workspace.passwords)
+
+    def plan(self, *, clock: datetime, only: Iterable[str] = ()) -> Plan:
+        """Make the plan from live to desired. Nothing is changed anywhere."""
+        world = self.observe()
+        self._refuse_foreign(world)
+        remembered = memory.Memory(self.cache, self.workspace.digest, world.digest, clock)
+        known = None if tuple(only) else remembered.recall()
+        if known is not None:
+            return known
+        desired = self.desired(world)
+        plan = assemble(desired, world.seen, registry.kinds(), clock, only)
+        if plan.is_empty and not tuple(only):
+            remembered.keep(plan)
+        return self._counted(plan)
+
+    def destruction(self, *, clock: datetime) -> Plan:
+        """The plan that removes everything this plane owns. What was adopted needs a consent of its own."""
+        world = self.observe()
+        plan = assemble(Plane([], name=self.name, env=self.env), world.seen, registry.kinds(), clock)
+        adopted = {a for a, origin in world.owned.items() if origin == "adopted"}
+        return self._counted(replace(plan, steps=tuple(_guarded(s, adopted) for s in plan.steps), drift=()))
+
+    def desired(self, world: World) -> Plane:
+        """The desired plane in canonical form: expressions as the target's server prints them, the contract built."""
+        from provision.reconcile.canonical import canonicalise
+
+        plane = canonicalise(self.workspace.plane, world, self.targets, self.cache, self.note)
+        return Plane(
+            [*plane, contract.record(plane, reachable(self.workspace.document.targets))], name=self.name, env=self.env
+        )
+
+    def apply(
+        self, plan: Plan, *, allowed: Collection[str] = (), progress: Progress = lambda text: None,
+        hook: Hook = lambda step, phase: None, is_saved: bool = True,
+    ) -> Outcome:  # fmt: skip
+        """Do the steps under the plane's lock. Raises ConsentError, StalePlanError, LockHeld, or a step's error.
+
+        What was done before a failure stays done; another apply finishes the rest.
+        """
+        lacking = consents.missing(plan, allowed)
+        if lacking:
+            raise ConsentError(lacking)
+        if plan.plane != self.name or plan.env != self.env:
+            raise InputError(f"the plan is for {plan.plane} in {plan.env}, the specs for {self.name} in {self.env}",
+                             "Give the specs and the environment that the plan was made with.")  # fmt: skip
+        ledger = self._ledger()
+        if plan.is_empty and not plan.adopt:
+            return Outcome(0, 0)
+        ledger.prepare()
+        with ledger.hold():
+            self._refuse_stale(plan)
+            summaries = {s.id: s.summary for s in plan.steps}
+
+            def both(step: str, phase: str) -> None:
+                hook(step, phase)
+                if phase == "done":
+                    progress(summaries[step])
+
+            adopted = {a for s in plan.steps if any(h.kind == "adopt" for h in s.hazards) for a in s.made}
+            return self._run(plan, Executor(self.targets, ledger, self._store(ledger), both, adopted), ledger)
+
+    def status(self) -> dict[str, Any]:
+        """Targets, counts of objects by kind, and the latest runs."""
+        world = self.observe()
+        rows: dict[str, dict[str, int]] = {}
+        for column, records in (("declared", self.workspace.plane), ("live", world.live)):
+            for record in records:
+                counts = rows.setdefault(record.address.kind, {"declared": 0, "live": 0, "owned": 0})
+                counts[column] += 1
+                counts["owned"] += column == "live" and str(record.address) in world.owned
+        return {
+            "plane": self.name,
+            "env": self.env,
+            "targets": [
+                {"system": s, "target": t, "version": ".".join(map(str, f.version)), "address": self._place(s, t)}
+                for (s, t), f in sorted(world.facts.items())
+                if s != "plane"
+            ],
+            "kinds": [{"kind": kind, **{k: str(v) for k, v in row.items()}} for kind, row in sorted(rows.items())],
+            "runs": [
+                {"started_at": str(r["started_at"]), "status": r["status"], "summary": str(r["summary"])}
+                for r in self._ledger().runs()
+            ],
+        }
+
+    def _run(self, plan: Plan, executor: Executor, ledger: Any) -> Outcome:
+        run = ledger.start_run(plan.fingerprint)
+        try:
+            outcome = executor.run(plan)
+        except KeyboardInterrupt:
+            ledger.finish_run(run, "interrupted", {})
+            raise
+        except Exception:
+            self._note_failure(ledger, run)
+            raise
+        ledger.finish_run(run, "done", {**plan.summary, "adopted": outcome.adopted})
+        return outcome
+
+    def _note_failure(self, ledger: Any, run: str) -> None:
+        """Record the failure where the ledger still answers; the error itself matters more than this note."""
+        try:
+            ledger.finish_run(run, "failed", {})
+        except (OperationError, OSError):
+            self.note("the run could not be marked as failed: the ledger does not answer")
+
+    def _refuse_stale(self, plan: Plan) -> None:
+        live = self.observe().live
+        if fingerprint(plan.touched, live) != plan.fingerprint:
+            raise StalePlanError("the live plane has changed since this plan was made; nothing was done",
+                                 "Make the plan again: holdfast plan")  # fmt: skip
+
+    def _refuse_foreign(self, world: World) -> None:
+        for address, plane in world.foreign.items():
+            if address in self.workspace.plane:
+                raise OperationError(f"{address} belongs to plane {plane}",
+                                     "Rename it here, or let that plane give it up.")  # fmt: skip
+
+    def _counted(self, plan: Plan) -> Plan:
+        """Fill in how many rows or messages each hazard puts at stake."""
+        if not any(h.probe for s in plan.steps for h in s.hazards):
+            return plan
+        return replace(plan, steps=tuple(self._count(s) for s in plan.steps))
+
+    def _count(self, step: Step) -> Step:
+        hazards = tuple(
+            replace(h, count=count(self.targets, step, h.probe)) if h.probe is not None else h for h in step.hazards
+        )
+        return replace(step, hazards=hazards)
+
+    def _ledger(self) -> Any:
+        databases = [n for n in self.targets.names("pg") if ("pg", n) in self.workspace.used]
+        if databases:
+            from provision.postgres.ledger import PostgresLedger
+
+            return PostgresLedger(self.targets.postgres(databases[0]), self.name, self.env)
+        return self._nats_ledger()
+
+    def _store(self, ledger: Any) -> Any:
+        """Where the contract lives: in NATS, so that the runtime needs one address only; else beside the ledger."""
+        if any(system == "nats" for system, _ in self.workspace.used):
+            return self._nats_ledger()
+        return ledger
+
+    def _nats_ledger(self) -> Any:
+        from provision.nats.ledger import NatsLedger
+
+        accounts = [n for n in self.targets.names("nats") if ("nats", n) in self.workspace.used]
+        if not accounts:
+            raise InputError("the plane uses no target", "Declare targets in environments/, and objects that use them.")
+        return NatsLedger(self.targets.nats(accounts[0]), self.name, self.env)
+
+    def _place(self, system: str, target: str) -> str:
+        if system == "pg":
+            return self.targets.postgres_settings(target).place
+        return self.targets.nats_settings(target).place
+
+
+def _guarded(step: Step, adopted: Collection[str]) -> Step:
+    mine = [a for a in step.gone if a in adopted]
+    if not mine:
+        return step
+    note = Hazard("delete", f"{step.object} was adopted, not created, by this plane")
+    return replace(step, hazards=(*step.hazards, note))
+
+

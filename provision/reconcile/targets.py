@@ -1,0 +1,128 @@
+"""From declared targets to open sessions: where each server is, who we are there, and closing it all again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provision.embedded import environment
+from provision.spec import secrets
+from provision.spec.errors import UnreachableError
+from provision.spec.target import Target
+
+if TYPE_CHECKING:
+    from provision.embedded.environment import Running
+    from provision.nats.api import Session as NatsSession
+    from provision.nats.api import Settings as NatsSettings
+    from provision.postgres.connect import Connection, Settings
+
+Note = Callable[[str], None]
+
+
+class Targets:
+    """The servers of one environment. Sessions open on first use and close with ``close``."""
+
+    def __init__(self, targets: Mapping[tuple[str, str], Target], root: Path, env: str, note: Note) -> None:
+        self.targets = targets
+        self.root = root
+        self.env = env
+        self.note = note
+        self._open = ExitStack()
+        self._postgres: dict[str, Connection] = {}
+        self._nats: dict[str, NatsSession] = {}
+
+    def names(self, system: str) -> list[str]:
+        """The declared targets of a system, "main" first: the first database holds the ledger."""
+        found = [t.name for t in self.targets.values() if t.system == system]
+        return sorted(found, key=lambda name: (name != "main", name))
+
+    def close(self) -> None:
+        self._open.close()
+
+    @cached_property
+    def _generated(self) -> Mapping[str, str]:
+        return environment.load_secrets(self.root, self.env)
+
+    @cached_property
+    def _running(self) -> Running | None:
+        return environment.status(self.root, self.env)
+
+    def resolve(self, reference: Mapping[str, str]) -> str:
+        """The value behind a secret reference. Raises SecretMissing."""
+        return secrets.resolve(reference, self.root, self._generated)
+
+    def is_set(self, reference: Mapping[str, str]) -> bool:
+        return secrets.is_set(reference, self.root, self._generated)
+
+    def postgres_settings(self, name: str) -> Settings:
+        """How to reach a database's primary directly. Raises UnreachableError for an embedded server that is down."""
+        from provision.postgres.connect import settings
+
+        target = self.targets["pg", name]
+        if target.kind != "embedded":
+            return settings(target.settings, self.resolve, application_name=f"holdfast {self.env}")
+        running = self._running
+        server = running.postgres.get(name) if running is not None else None
+        if server is None or server.pid is None:
+            raise self._down("Postgres", name)
+        return settings(
+            {"kind": "embedded"}, self.resolve, application_name=f"holdfast {self.env}", host=server.host,
+            port=server.port, user=server.user, password=server.password, database=server.database,
+        )  # fmt: skip
+
+    def postgres(self, name: str) -> Connection:
+        """The one session with a database. Raises PostgresError."""
+        if name not in self._postgres:
+            from provision.postgres.connect import connect
+
+            connection = connect(self.postgres_settings(name))
+            self._open.callback(connection.close)
+            self._postgres[name] = connection
+        return self._postgres[name]
+
+    def nats_settings(self, name: str) -> NatsSettings:
+        """How to reach a NATS account. Raises UnreachableError for an embedded server that is down, SecretMissing."""
+        from provision.nats.api import settings
+
+        target = self.targets["nats", name]
+        if target.kind != "embedded":
+            return settings(target.settings, self.resolve)
+        server = self._running.nats.get(name) if self._running is not None else None
+        if server is None or server.pid is None:
+            raise self._down("NATS", name)
+        return settings({}, urls=[server.url], domain=target.settings.get("domain"))
+
+    def nats(self, name: str) -> NatsSession:
+        """The one session with a NATS account. Raises NatsError."""
+        if name not in self._nats:
+            from provision.nats.api import connect
+
+            session = connect(self.nats_settings(name))
+            self._open.callback(session.close)
+            self._nats[name] = session
+        return self._nats[name]
+
+    def _down(self, product: str, name: str) -> UnreachableError:
+        return UnreachableError(
+            f"the embedded {product} server {name} of {self.env} is not running",
+            f"Start it with: holdfast dev up --env {self.env}",
+        )
+
+
+#: What the runtime needs to know of a target to reach it; secrets stay references.
+_REACH = frozenset(
+    "kind urls creds user password token nkey tls domain dsn host port endpoints service namespace database form mode".split()
+)
+
+
+def reachable(targets: Mapping[tuple[str, str], Target]) -> dict[str, dict[str, dict[str, object]]]:
+    """Targets as the contract holds them: system word -> name -> how to connect. Embedded servers say only that."""
+    words = {"pg": "postgres", "nats": "nats"}
+    found: dict[str, dict[str, dict[str, object]]] = {word: {} for word in words.values()}
+    for (system, name), target in targets.items():
+        settings = {k: v for k, v in target.settings.items() if k in _REACH and v is not None}
+        found[words[system]][name] = settings
+    return found

@@ -1,0 +1,145 @@
+"""Observe everything a plane touches, at once: databases, NATS accounts, the ledger and the stored contract."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from provision import registry
+from provision.plan import contract
+from provision.plan.assemble import Seen
+from provision.reconcile.targets import Targets
+from provision.spec.ident import Address
+from provision.spec.record import Facts, Plane, Record
+
+if TYPE_CHECKING:
+    from provision.nats.observe import Observation
+    from provision.postgres.observe import Snapshot
+
+#: Facts of the plane itself, where declared kinds live: it has no server and no version.
+_PLANE_FACTS = Facts("plane", "main", (), {})
+
+
+class World:
+    """What one look at the servers brought. Raw until asked; equal digests mean equal worlds."""
+
+    def __init__(
+        self, plane: str, env: str, snapshots: Mapping[str, Snapshot], observations: Mapping[str, Observation],
+        ledger: Mapping[str, str], stored: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        self.plane = plane
+        self.env = env
+        self.snapshots = snapshots
+        self.observations = observations
+        self.owned = ledger
+        self.stored = stored
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything a plan depends on besides the specs and the clock."""
+        found = hashlib.sha256()
+        for name, snapshot in sorted(self.snapshots.items()):
+            options = json.dumps(snapshot.facts.options, sort_keys=True, default=list)
+            found.update(f"pg {name} {snapshot.digest} {options}\n".encode())
+            for query, raw in sorted(snapshot.ledger.items()):
+                found.update(query.encode() + raw)
+        for name, observation in sorted(self.observations.items()):
+            found.update(f"nats {name} ".encode() + observation.raw_digest)
+        if not self.snapshots:
+            found.update(json.dumps(sorted(self.owned.items())).encode())
+        found.update(json.dumps(self.stored, sort_keys=True).encode())
+        return found.hexdigest()
+
+    @cached_property
+    def facts(self) -> dict[tuple[str, str], Facts]:
+        """Facts of every target, by (system, name)."""
+        known = [s.facts for s in self.snapshots.values()] + [o.facts for o in self.observations.values()]
+        return {(f.system, f.target): f for f in known} | {("plane", "main"): _PLANE_FACTS}
+
+    @cached_property
+    def live(self) -> Plane:
+        """Every live record, decoded."""
+        return Plane(self._records(), name=self.plane, env=self.env)
+
+    @property
+    def seen(self) -> Seen:
+        """What the pure core works on. Declared kinds live in the contract, so the plane owns them as they are."""
+        unmodelled = tuple(u for o in self.observations.values() for u in o.unmodelled)
+        return Seen(self.live, self.owned, self.facts, unmodelled)
+
+    @property
+    def foreign(self) -> dict[Address, str]:
+        """Objects that another plane marked as its own."""
+        found: dict[Address, str] = {}
+        for observation in self.observations.values():
+            found |= {a: plane for a, plane in observation.foreign.items() if plane != self.plane}
+        return found
+
+    def _records(self) -> Iterator[Record]:
+        for snapshot in self.snapshots.values():
+            catalog = snapshot.catalog
+            for module in registry.postgres_modules():
+                yield from module.decode(catalog)
+        for observation in self.observations.values():
+            yield from observation.records
+        if self.stored is not None:
+            yield from contract.declared_records(self.stored)
+
+
+def observe(
+    targets: Targets, plane: str, env: str, used: Sequence[tuple[str, str]], passwords: Mapping[str, Any]
+) -> World:
+    """Look at every used target, databases and NATS accounts side by side.
+
+    ``passwords`` maps a Postgres target to {role: secret reference}. Raises the typed error of the first
+    server that cannot be read.
+    """
+    from provision.postgres import ledger as postgres_ledger
+
+    postgres = [name for name in targets.names("pg") if ("pg", name) in used]
+    nats = [name for name in targets.names("nats") if ("nats", name) in used]
+    with ThreadPoolExecutor(max_workers=max(1, len(nats))) as pool:
+        pending = {name: pool.submit(_observe_nats, targets, name, plane, env) for name in nats}
+        snapshots = {
+            name: _observe_postgres(targets, name, plane, env, passwords.get(name, {}), is_first=name == postgres[0])
+            for name in postgres
+        }
+        answers = {name: future.result() for name, future in pending.items()}
+    observations = {name: observation for name, (observation, _, _) in answers.items()}
+    stored = next((content for _, content, _ in answers.values() if content is not None), None)
+    if postgres:
+        held = postgres_ledger.decode(snapshots[postgres[0]].ledger)
+        return World(plane, env, snapshots, observations, held.owned, stored if nats else held.contract)
+    owned = next((owned for _, _, owned in answers.values()), {})
+    return World(plane, env, snapshots, observations, owned, stored)
+
+
+def _observe_postgres(
+    targets: Targets, name: str, plane: str, env: str, passwords: Mapping[str, Any], *, is_first: bool
+) -> Snapshot:
+    from provision.postgres import ledger
+    from provision.postgres.observe import Observer
+    from provision.postgres.passwords import verify
+
+    known = {role: targets.resolve(ref) for role, ref in passwords.items() if targets.is_set(ref)}
+    return Observer(targets.postgres(name), name).read(
+        registry.postgres_queries(),
+        ledger=ledger.queries(plane, env) if is_first else (),
+        passwords=known,
+        verify=verify,
+    )
+
+
+def _observe_nats(
+    targets: Targets, name: str, plane: str, env: str
+) -> tuple[Observation, Mapping[str, Any] | None, Mapping[str, str]]:
+    from provision.nats.ledger import NatsLedger
+    from provision.nats.observe import observe as look
+
+    session = targets.nats(name)
+    store = NatsLedger(session, plane, env)
+    return look(session, name, plane=plane), store.read(), store.owned()

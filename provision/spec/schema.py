@@ -1,0 +1,137 @@
+"""The JSON Schema of a whole document, put together from the sections, and what it says of a document.
+
+jsonschema-rs decides and names the failing keyword; ``explain`` puts it into words. One engine, one schema:
+the file that editors use is the one that check uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from provision.spec import target
+from provision.spec.explain import Finding, explain
+from provision.spec.fields import Json
+from provision.spec.kind import Section
+from provision.spec.record import Pointer
+from provision.spec.tree import Rewrite
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+#: A change of the language that old files do not survive gets a new number.
+ID = "urn:holdfast:spec:1"
+ENVIRONMENT_ID = "urn:holdfast:environment:1"
+#: Removing one wrong node may uncover another; deeper chains than this end with the whole section removed.
+_ROUNDS = 12
+
+
+def compose(sections: Iterable[Section]) -> Json:
+    """Give the JSON Schema that each spec file satisfies; ``plane`` stands in one of them only."""
+    properties: Json = {
+        "plane": {"type": "string", "pattern": target.NAME_PATTERN, "description": "Name of the plane."},
+        "targets": _optional(target.schema()),
+    }
+    for section in sections:
+        properties[section.name] = _optional(dict(section.schema()))
+    return {
+        "$schema": DIALECT,
+        "$id": ID,
+        "title": "Holdfast specs",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def compose_environment(sections: Iterable[Section]) -> Json:
+    """Give the JSON Schema of ``environments/*.yaml``: sections whose objects need not be complete."""
+    override = {section.name: _optional(_partial(dict(section.schema()))) for section in sections}
+    return {
+        "$schema": DIALECT,
+        "$id": ENVIRONMENT_ID,
+        "title": "Holdfast environment",
+        "type": "object",
+        "properties": {
+            "targets": _optional(_partial(target.schema())),
+            "override": {"type": ["object", "null"], "properties": override, "additionalProperties": False},
+        },
+        "additionalProperties": False,
+    }
+
+
+def _optional(schema: Json) -> Json:
+    """A section may be there and empty."""
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _partial(schema: Any) -> Any:
+    """Take the required keys of objects away; forms such as a secret's env or file stay as they are."""
+    if isinstance(schema, list):
+        return [_partial(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {k: _partial(v) for k, v in value.items()} if key == "properties" else _partial(value)
+        for key, value in schema.items()
+        if not (key == "required" and "properties" in schema)
+    }
+
+
+class Schema:
+    """A compiled JSON Schema."""
+
+    def __init__(self, schema: Json) -> None:
+        self.json = schema
+        self._validator: Any = None
+
+    def errors(self, instance: Any) -> list[Any]:
+        """What jsonschema-rs finds; empty if the instance is valid."""
+        if self._validator is None:
+            import jsonschema_rs
+
+            self._validator = jsonschema_rs.validator_for(self.json)
+        if self._validator.is_valid(instance):
+            return []
+        return list(self._validator.iter_errors(instance))
+
+    def prune(self, root: dict[str, Any]) -> tuple[dict[str, Any], list[Finding], list[Pointer]]:
+        """Give the valid rest of a document, what is wrong with it, and the places that were left out.
+
+        Nothing that is handed in is changed. A wrong option goes alone; an object goes with a required one.
+        """
+        errors = self.errors(root)
+        if not errors:
+            return root, [], []
+        findings = [finding for error in errors for finding in explain(error, self.json)]
+        rewrite = Rewrite(root)
+        dropped: list[Pointer] = []
+        _drop(rewrite, [finding.remove for finding in findings], dropped)
+        for round_ in range(_ROUNDS):
+            errors = self.errors(rewrite.root)
+            if not errors:
+                return rewrite.root, findings, dropped
+            places = [tuple(error.instance_path) for error in errors]
+            _drop(rewrite, [place[:1] for place in places] if round_ == _ROUNDS - 1 else places, dropped)
+        return {}, findings, [*dropped, ()]
+
+
+def _drop(rewrite: Rewrite, places: Sequence[Pointer], dropped: list[Pointer]) -> None:
+    """Take nodes out, outermost first. A list goes as a whole: its items are known by their position."""
+    whole = {_keyed(place) for place in places}
+    for place in sorted(whole, key=len):
+        if place and isinstance(parent := rewrite.get(place[:-1]), Mapping) and place[-1] in parent:
+            rewrite.drop(place)
+            dropped.append(place)
+
+
+def _keyed(place: Pointer) -> Pointer:
+    for index, step in enumerate(place):
+        if isinstance(step, int):
+            return place[:index]
+    return place
+
+
+@cache
+def targets_schema() -> Schema:
+    """The schema of the ``targets`` section alone, as a document."""
+    return Schema({"type": "object", "properties": {"targets": target.schema()}})

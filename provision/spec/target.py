@@ -1,0 +1,311 @@
+"""Targets: the servers that a plane lives on, as an environment declares them, and how one connects to them.
+
+All values that are secret are references. What a target does not say is unknown, never guessed: checks that
+need such a fact stay silent, and plan compares what is declared with the live server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from provision.spec.fields import (
+    DURATION,
+    SECRET,
+    SIZE,
+    Field,
+    FieldError,
+    FieldTable,
+    Json,
+    Type,
+    any_of,
+    enum,
+    integer,
+    list_of,
+    map_of,
+    object_of,
+    text,
+)
+from provision.spec.record import Facts
+
+#: The section's words -> the systems of addresses.
+SYSTEMS = {"nats": "nats", "postgres": "pg"}
+NAME_PATTERN = "^[A-Za-z][A-Za-z0-9_-]{0,62}$"
+#: A server name, an address, a Unix socket folder. No user, no password, no scheme.
+_HOST = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]"
+_PLAIN = Type({"type": "string", "minLength": 1})
+_PATH = Type({"type": "string", "minLength": 1})
+
+
+def _either_text_or_secret(inner: Type) -> Type:
+    return any_of(inner, SECRET, parse=lambda value: dict(value) if isinstance(value, Mapping) else value)
+
+
+def _version(value: Any) -> str:
+    return str(value)
+
+
+#: ``16``, ``"16.14"``, ``"2.11.3"``. A bare 16.10 is the number 16.1 to YAML, so numbers with a point are refused.
+VERSION = any_of(text(r"^\d+(\.\d+){0,2}$"), integer(1), parse=_version)
+
+
+def _no_password(value: str) -> str:
+    userinfo = re.match(r"^[a-z]+://([^/@]*)@", value)
+    if (userinfo and ":" in userinfo[1]) or re.search(r"\bpassword\s*=", value):
+        raise FieldError(
+            "a password stands in the text of a connection string",
+            help="Write the whole string as a reference, {env: NAME}, or give password: {env: NAME} beside it.",
+        )
+    return value
+
+
+_DSN = _either_text_or_secret(Type({"type": "string", "minLength": 1}, _no_password))
+_DSN = Type(_DSN.schema, lambda v: dict(v) if isinstance(v, Mapping) else _no_password(v))
+
+
+def _urls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return [_no_password(url) for url in ([value] if isinstance(value, str) else value)]
+
+
+_URL = text(r"^(nats|tls|ws|wss)://\S+$")
+_URLS = any_of(_URL, list_of(_URL, min_items=1), SECRET, parse=_urls)
+
+
+def _endpoint(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":") if re.search(r":\d+$", value) else (value, "", "5432")
+        return {"host": host.strip("[]"), "port": int(port)}
+    if set(value) <= {"env", "file"}:
+        return dict(value)
+    return {"host": value["host"], "port": value.get("port") or 5432}
+
+
+def _field(name: str, type: Type, doc: str, *, default: Any = None, required: bool = False) -> Field:
+    return Field(name=name, type=type, doc=doc, default=default, required=required)
+
+
+_ENDPOINT_OBJECT = FieldTable(
+    _field("host", _PLAIN, "Host name, address, or folder of a Unix socket.", required=True),
+    _field("port", integer(1, 65535), "TCP port.", default=5432),
+)
+#: ``host:port``, {host, port}, or a reference to text of the first form.
+ENDPOINT = any_of(text(rf"^({_HOST})(:\d{{1,5}})?$"), object_of(_ENDPOINT_OBJECT), SECRET, parse=_endpoint)
+
+_NATS_TLS = FieldTable(
+    _field("ca", _PATH, "Path of the certificate authority's certificate."),
+    _field("cert", _PATH, "Path of the client certificate."),
+    _field("key", _either_text_or_secret(_PATH), "Path of the client key, or a reference to that path."),
+)
+_PG_TLS = FieldTable(
+    _field("ca", _either_text_or_secret(_PATH), "Path of the certificate authority's certificate."),
+    _field("cert", _PATH, "Path of the client certificate."),
+    _field("key", _PATH, "Path of the client key."),
+    _field("mode", enum("disable", "prefer", "require", "verify-ca", "verify-full"), "libpq's sslmode."),
+)
+_LIMITS = FieldTable(
+    _field("max_memory", SIZE, "Memory storage of the account."),
+    _field("max_storage", SIZE, "File storage of the account."),
+    _field("max_streams", integer(-1), "Streams of the account."),
+    _field("max_consumers", integer(-1), "Consumers of the account."),
+    _field("max_ack_pending", integer(-1), "Largest max_ack_pending of a consumer."),
+    _field("max_bytes_required", Type({"type": "boolean"}), "Whether each stream must set max_bytes."),
+)
+
+
+def _tags(value: list[Any]) -> list[Any]:
+    return [list(tag) if isinstance(tag, list) else tag for tag in value]
+
+
+NATS_TARGET = FieldTable(
+    _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the servers.", required=True),
+    _field("urls", _URLS, "Where to connect: a URL, a list of them, or a reference."),
+    _field("creds", _either_text_or_secret(_PATH), "Path of a credentials file, or a reference to that path."),
+    _field("user", _either_text_or_secret(_PLAIN), "User name."),
+    _field("password", SECRET, "Password of the user."),
+    _field("token", SECRET, "Token."),
+    _field("nkey", SECRET, "Seed of an NKey."),
+    _field("tls", object_of(_NATS_TLS), "Certificates."),
+    _field("servers", integer(1), "How many servers the cluster has."),
+    _field("cluster", _PLAIN, "Name of the cluster."),
+    _field(
+        "tags",
+        any_of(list_of(_PLAIN), list_of(list_of(_PLAIN)), parse=_tags),
+        "Server tags: a list that every server has, or one list for each server.",
+    ),
+    _field("max_payload", SIZE, "Largest message the servers take."),
+    _field("max_file_store", SIZE, "File storage of one server."),
+    _field("max_memory_store", SIZE, "Memory storage of one server."),
+    _field("max_duplicate_window", DURATION, "Largest duplicate_window the account allows."),
+    _field("version", VERSION, "Version of the servers."),
+    _field("domain", _PLAIN, "JetStream domain."),
+    _field("account_limits", object_of(_LIMITS), "JetStream limits of the account."),
+)
+POSTGRES_TARGET = FieldTable(
+    _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the server.", required=True),
+    _field("form", enum("local", "compose", "kubernetes", "cloud"), "Shape of the connection: decides host and TLS."),
+    _field("dsn", _DSN, "Connection string, or a reference to one. It must not hold a password as text."),
+    _field("host", _PLAIN, "Host of the primary, or folder of its Unix socket."),
+    _field("port", integer(1, 65535), "Port of the primary."),
+    _field("endpoints", map_of(ENDPOINT, key_pattern=NAME_PATTERN), "Further names for hosts: primary, replica, …"),
+    _field("service", _PLAIN, "Name of the service (compose, kubernetes)."),
+    _field("namespace", _PLAIN, "Namespace of the service (kubernetes)."),
+    _field("user", _either_text_or_secret(_PLAIN), "Role that plan and apply connect as."),
+    _field("password", SECRET, "Its password."),
+    _field("database", _PLAIN, "Database of the plane."),
+    _field("connect_timeout", DURATION, "How long a connection may take.", default=10_000_000_000),
+    _field("max_connections", integer(1), "max_connections of the server."),
+    _field("version", VERSION, "Version of the server."),
+    _field("extensions", list_of(_PLAIN), "Extensions that can be created there."),
+    _field("mode", enum("direct", "pooled"), "Whether a transaction pooler stands in between.", default="direct"),
+    _field("tls", object_of(_PG_TLS), "Certificates and sslmode."),
+)
+TABLES = {"nats": NATS_TARGET, "postgres": POSTGRES_TARGET}
+
+
+class Target(NamedTuple):
+    """One server or cluster. ``settings`` are canonical: sizes in bytes, durations in ns, unset ones None."""
+
+    system: str
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+
+    @property
+    def facts(self) -> Facts:
+        """What is declared of the target, in the form in which live servers are measured too."""
+        known = {k: v for k, v in self.settings.items() if v is not None and k in _FACTS}
+        if "extensions" in known:
+            known["extensions"] = dict.fromkeys(known["extensions"], "")
+        if "tags" in known:
+            tags = known["tags"]
+            if any(isinstance(tag, list) for tag in tags):
+                known["server_tags"] = tags
+                known["tags"] = list(dict.fromkeys(tag for server in tags for tag in server))
+            else:
+                known["server_tags"] = [tags] * (self.settings.get("servers") or 1)
+        return Facts(self.system, self.name, version_tuple(self.settings.get("version")), known)
+
+
+_FACTS = frozenset(
+    "servers cluster tags max_payload max_file_store max_memory_store max_duplicate_window domain account_limits "
+    "max_connections extensions mode".split()
+)
+
+
+def version_tuple(version: str | None) -> tuple[int, ...]:
+    """``2.11`` -> (2, 11); nothing -> ()."""
+    return tuple(int(part) for part in version.split(".")) if version else ()
+
+
+def schema() -> Json:
+    """The JSON Schema of the ``targets`` section."""
+    properties = {
+        word: {
+            "type": "object",
+            "description": f"{label} targets by name; main is the default.",
+            "propertyNames": {"pattern": NAME_PATTERN},
+            "additionalProperties": TABLES[word].schema(),
+        }
+        for word, label in (("nats", "NATS"), ("postgres", "PostgreSQL"))
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def parse(node: Mapping[str, Any]) -> Iterator[Target | tuple[tuple[str | int, ...], FieldError]]:
+    """Read the section (it has passed the JSON Schema): targets, and the places of values that were refused."""
+    for word, system in SYSTEMS.items():
+        for name, settings in (node.get(word) or {}).items():
+            try:
+                parsed = TABLES[word].parse(settings)
+            except FieldError as error:
+                yield ("targets", word, name, *error.path), error
+            else:
+                yield Target(system, name, parsed["kind"], parsed)
+
+
+#: form -> (host where none is given, sslmode where neither mode nor certificate authority is given).
+#: A socket or localhost needs no TLS; sslmode=require alone does not authenticate the server, so a
+#: certificate authority always means verify-full (https://www.postgresql.org/docs/current/libpq-ssl.html).
+_FORMS = {
+    "local": ("localhost", "disable"),
+    "compose": ("postgres", "prefer"),
+    "kubernetes": ("postgres.default.svc.cluster.local", "require"),
+    "cloud": ("", "require"),
+    None: ("", "prefer"),
+}
+
+
+def postgres_url(
+    target: Target,
+    *,
+    endpoint: str = "primary",
+    user: str | None = None,
+    password: str | None = None,
+    database: str | None = None,
+    application_name: str = "holdfast",
+    settings: Mapping[str, str] | None = None,
+) -> str:
+    """Build the libpq URI of a target that is given by host, not by dsn. Pure: secrets come in resolved.
+
+    Every part is percent-encoded. ``settings`` are server settings for the session; libpq has no keys for
+    them, so they travel as ``options=-c name=value``. Raises FieldError for an endpoint nobody declared.
+    """
+    given = target.settings
+    host, port = _address(given, endpoint)
+    database = database or given.get("database")
+    query = {"application_name": application_name, **_tls(given, host)}
+    if (timeout := given.get("connect_timeout")) is not None:
+        query["connect_timeout"] = str(max(1, timeout // 1_000_000_000))
+    if settings:
+        query["options"] = " ".join(f"-c {name}={_option(value)}" for name, value in settings.items())
+    authority = ""
+    if user:
+        authority = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "") + "@"
+    if host.startswith("/"):
+        query = {"host": host, "port": str(port), **query}
+    else:
+        authority += f"[{host}]:{port}" if ":" in host else f"{quote(host, safe='')}:{port}"
+    pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+    return f"postgresql://{authority}/{quote(database or '', safe='')}?{pairs}"
+
+
+def _address(given: Mapping[str, Any], endpoint: str) -> tuple[str, int]:
+    endpoints = given.get("endpoints") or {}
+    if endpoint in endpoints:
+        found = endpoints[endpoint]
+        if "host" not in found:
+            raise FieldError(f"endpoint {endpoint} is a reference", help="Resolve it before building a URL.")
+        return found["host"], found["port"]
+    if endpoint != "primary":
+        known = ", ".join(["primary", *endpoints])
+        raise FieldError(f"the target has no endpoint {endpoint}", help=f"It has: {known}.")
+    form = given.get("form")
+    host = given.get("host") or _FORMS[form][0]
+    service = given.get("service")
+    if not given.get("host") and service:
+        host = service if form == "compose" else f"{service}.{given.get('namespace') or 'default'}.svc.cluster.local"
+    if not host:
+        raise FieldError("the target has no host", help="Give host, endpoints, or a dsn.")
+    return host, given.get("port") or 5432
+
+
+def _tls(given: Mapping[str, Any], host: str) -> dict[str, str]:
+    tls = given.get("tls") or {}
+    if host.startswith("/"):
+        return {}
+    query: dict[str, str] = {}
+    mode = tls.get("mode") or ("verify-full" if tls.get("ca") else _FORMS[given.get("form")][1])
+    query["sslmode"] = mode
+    for key, parameter in (("ca", "sslrootcert"), ("cert", "sslcert"), ("key", "sslkey")):
+        if isinstance(tls.get(key), str):
+            query[parameter] = tls[key]
+    return query
+
+
+def _option(value: str) -> str:
+    """Escape a value inside libpq's ``options``, where spaces part arguments."""
+    return re.sub(r"([\s\\])", r"\\\1", value)
