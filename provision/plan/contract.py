@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provision.spec.change import Api, Change, Context, Draft, Lowered, Request, Sql
@@ -16,7 +16,6 @@ from provision.spec.fields import Field, FieldTable, Type
 from provision.spec.ident import Address
 from provision.spec.kind import PlainKind
 from provision.spec.record import Plane, Record, Settings
-from provision.spec.target import SYSTEMS, Target
 
 #: Readers accept the same major and ignore what they do not know.
 CONTRACT_VERSION = "1.0"
@@ -27,16 +26,8 @@ DECLARED = frozenset({"pool", "publisher", "template", "binding"})
 _STREAM_FACTS = ("subjects", "max_age", "max_bytes", "max_msgs", "max_msg_size", "duplicate_window")
 _BUCKET_FACTS = ("ttl", "history", "max_bytes", "max_value_size", "allow_direct", "allow_msg_ttl", "journal")
 
-#: What the runtime must know to reach a server. How provisioning itself logs in is none of its business.
-_REACH = {
-    "nats": frozenset({"kind", "urls", "tls", "domain"}),
-    "pg": frozenset(
-        {"kind", "form", "host", "port", "endpoints", "service", "namespace", "database", "mode", "tls"}
-    ),
-}
-_WORDS = {system: word for word, system in SYSTEMS.items()}
-
-Places = Mapping[tuple[str, str], Mapping[str, Any]]
+#: System (``nats``, ``postgres``) -> target -> how a client reaches it, references in place of secrets.
+Reach = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def address(plane: str, env: str) -> Address:
@@ -49,24 +40,20 @@ def key(plane: str, env: str) -> str:
     return f"contract.{plane}.{env}"
 
 
-def record(desired: Plane, targets: Iterable[Target] = (), places: Places | None = None) -> Record:
+def record(desired: Plane, targets: Reach | None = None) -> Record:
     """Give the desired record of the contract; ``desired`` holds everything else."""
-    return Record(address(desired.name, desired.env), {"content": build(desired, targets, places)})
+    return Record(address(desired.name, desired.env), {"content": build(desired, targets)})
 
 
-def build(desired: Plane, targets: Iterable[Target] = (), places: Places | None = None) -> dict[str, Any]:
-    """Give the content for a plane. Its values are JSON and compare by ``==`` with what a store gives back.
-
-    ``places`` adds by (system, target) what no declaration says, such as the ports of embedded servers:
-    ``{"host": …, "port": …}`` or ``{"urls": […]}``.
-    """
+def build(desired: Plane, targets: Reach | None = None) -> dict[str, Any]:
+    """Give the content for a plane. Its values are JSON, equal to what a store gives back."""
     bindings = {r.address.name: r.settings["value"] for r in desired.of_kind("binding")}
     content = {
         "contract_version": CONTRACT_VERSION,
         "plane": desired.name,
         "env": desired.env,
         "digest": digest(desired),
-        "targets": _targets(targets, places or {}),
+        "targets": {"nats": {}, "postgres": {}, **(targets or {})},
         "names": {name: value for name, value in bindings.items() if isinstance(value, str)},
         "limits": {name: value for name, value in bindings.items() if not isinstance(value, str)},
         "pools": {r.address.name: _entry(r) for r in desired.of_kind("pool")},
@@ -161,14 +148,6 @@ def _entry(record: Record) -> dict[str, Any]:
 
 def _settings(entry: Mapping[str, Any]) -> Settings:
     return {name: value for name, value in entry.items() if name != "target"}
-
-
-def _targets(targets: Iterable[Target], places: Places) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {"nats": {}, "postgres": {}}
-    for target in targets:
-        known = {k: v for k, v in target.settings.items() if k in _REACH[target.system] and v is not None}
-        found[_WORDS[target.system]][target.name] = {**known, **places.get((target.system, target.name), {})}
-    return found
 
 
 def _objects(desired: Plane, kind: str, facts: tuple[str, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from provision.plan.protocols import Ledger
 from provision.postgres import wire
@@ -52,6 +52,9 @@ class Step(Protocol):
     def made(self) -> tuple[str, ...]: ...
     @property
     def gone(self) -> tuple[str, ...]: ...
+
+
+_Step = TypeVar("_Step", bound=Step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +296,7 @@ class _Transient(Exception):
         self.refusal = refusal
 
 
-def batches(steps: Sequence[Step], together: int) -> Iterator[Sequence[Step]]:
+def batches(steps: Sequence[_Step], together: int) -> Iterator[Sequence[_Step]]:
     """Split into what is sent at once: runs of fresh transactional steps, any other step by itself. Pure."""
     start = 0
     while start < len(steps):

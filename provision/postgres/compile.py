@@ -1,8 +1,8 @@
 """Let a server say what the desired expressions mean, in a transaction that is always rolled back.
 
 ``canonicalise`` gives desired records the very text that observing would give; ``validate`` tries everything
-and tells what the server refuses. Both build through the same lowering as an apply, and read back with the same
-queries and decoders as an observation.
+and tells what the server refuses. Both build through the lowering of an apply, and read back with the queries
+and decoders of an observation.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def canonicalise(
 ) -> Compiled:
     """Give the records of one target with canonical expressions, asking a server for what no memo holds.
 
-    ``product`` is our own version: another one may decode otherwise. Raises NoScratch where none is to be had.
+    ``product`` is our own version: another one may decode otherwise. Raises NoScratch where there is none.
     """
     keys = Keys(desired, facts, product)
     wanted = {r.address: keys.key(r) for r in desired if tools.compiles(r)}
@@ -109,7 +109,7 @@ def canonicalise(
     result = Compiled(desired)
     if missing:
         part = closure(desired, missing, keys)
-        result = _compile(part, scratch, tools)
+        result, _ = _compile(part, scratch, tools)
         fresh = {wanted[a]: form for a, form in _forms(result.plane, tools).items() if a in wanted}
         memo.put(fresh)
         known |= fresh
@@ -117,11 +117,9 @@ def canonicalise(
     return result._replace(plane=Plane(merged, name=desired.name, env=desired.env))
 
 
-def validate(
-    desired: Plane, facts: Facts, memo: Memo, scratch: Scratch, tools: Tools, *, product: str
-) -> Compiled:
+def validate(desired: Plane, memo: Memo, scratch: Scratch, tools: Tools, *, product: str) -> Compiled:
     """Build every record of one target and report all refusals in one run. What succeeds enters the memo."""
-    result = _compile(desired, scratch, tools)
+    result, facts = _compile(desired, scratch, tools)
     forms = _forms(result.plane, tools)
     keys = Keys(desired, facts, product)
     memo.put({keys.key(desired[a]): form for a, form in forms.items() if a in desired})
@@ -172,7 +170,8 @@ def _forms(read: Plane, tools: Tools) -> dict[Address, Canonical]:
     }
 
 
-def _compile(desired: Plane, scratch: Scratch, tools: Tools) -> Compiled:
+def _compile(desired: Plane, scratch: Scratch, tools: Tools) -> tuple[Compiled, Facts]:
+    """Build and read back. Gives the facts of the server that it was done on, too."""
     roles = _roles(desired)
     with scratch(roles) as session:
         build = _Build(session, desired, tools)
@@ -181,7 +180,7 @@ def _compile(desired: Plane, scratch: Scratch, tools: Tools) -> Compiled:
             read = build.read()
         finally:
             wire.send(session.connection, ["ROLLBACK"])
-    return Compiled(read, tuple(build.problems), tuple(build.skipped), session.place)
+    return Compiled(read, tuple(build.problems), tuple(build.skipped), session.place), session.facts
 
 
 def _roles(desired: Plane) -> list[str]:
@@ -371,7 +370,9 @@ class _Build:
         )
 
     def _skip(self, address: Address, needs: str) -> None:
-        self.skipped.append(NotCompiled(address, needs))
+        found = NotCompiled(address, needs)
+        if found not in self.skipped:
+            self.skipped.append(found)
 
     def _fail(self, address: Address, reason: str) -> None:
         self._failed.setdefault(address, reason)

@@ -59,6 +59,8 @@ class Settings:
     password: str | None = field(default=None, repr=False)
     sslmode: str | None = None
     sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
     connect_timeout_s: int = 10
     statement_timeout_ms: int = 30_000
     application_name: str = "holdfast"
@@ -74,25 +76,16 @@ class Settings:
         return replace(self, database=database)
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The habits of one kind of target: where it listens unless told, and how the wire is protected."""
-
-    host: str
-    sslmode: str
-    user: str | None = None
-
-
-#: embedded and local: a socket or the loopback, nothing to protect. compose: a service name inside one host.
-#: kubernetes: the service's DNS name. external and cloud: encrypted, and verified where a CA is given.
-FORMS: Mapping[str, Form] = {
-    "embedded": Form("127.0.0.1", "disable", "postgres"),
-    "local": Form("localhost", "disable", "postgres"),
-    "compose": Form("postgres", "prefer"),
-    "kubernetes": Form("{service}.{namespace}.svc.cluster.local", "prefer"),
-    "external": Form("localhost", "prefer"),
-    "cloud": Form("", "require"),
+#: form -> host unless told, and sslmode without a CA. local: a socket or the loopback, nothing to protect.
+#: compose: a service name inside one host. kubernetes: the service's DNS name. cloud: always encrypted.
+FORMS: Mapping[str, tuple[str, str]] = {
+    "local": ("localhost", "disable"),
+    "compose": ("{service}", "prefer"),
+    "kubernetes": ("{service}.{namespace}.svc.cluster.local", "require"),
+    "cloud": ("", "require"),
 }
+_FORMLESS = ("", "prefer")
+_TLS = {"ca": "sslrootcert", "cert": "sslcert", "key": "sslkey", "mode": "sslmode"}
 
 
 def settings(
@@ -105,79 +98,73 @@ def settings(
 ) -> Settings:
     """Read the settings of a declared target. ``resolve`` turns a secret reference into its value.
 
-    The target's ``dsn`` comes first, then the named entry of ``endpoints``, then its own keys, then
-    ``overrides`` (embedded servers give host and port so). Raises ConfigurationError.
+    The target's ``dsn`` comes first, over it the named entry of ``endpoints`` or its own host, then its other
+    keys, then ``overrides`` (an embedded server's place and superuser). Raises ConfigurationError.
     """
-    kind = target.get("kind", "external")
-    form = FORMS.get(kind)
-    if form is None:
-        raise ConfigurationError(f"unknown kind of target: {kind}", f"Use one of: {', '.join(FORMS)}.")
-    found: dict[str, Any] = {}
-    for source in (
+    form, sslmode = FORMS.get(target.get("form") or "", _FORMLESS)
+    if target.get("kind") == "embedded":
+        form, sslmode = FORMS["local"]
+    given = (
         _from_dsn(target.get("dsn"), resolve),
-        _endpoint(target, endpoint, resolve),
-        target,
+        _place(target, endpoint, resolve),
+        {key: target.get(key) for key in ("database", "user", "password", "mode")},
+        {_TLS[key]: value for key, value in (target.get("tls") or {}).items()},
         overrides,
-    ):
-        found |= {key: source[key] for key in _KEYS if source.get(key) not in (None, "")}
-    host = found.get("socket") or found.get("host") or _default_host(kind, form, target)
-    secret = found.get("password")
+    )
+    found = {key: _plain(value, resolve) for source in given for key, value in source.items() if value}
+    host = found.get("host") or form.format(
+        service=target.get("service") or "postgres", namespace=target.get("namespace") or "default"
+    )
+    if not host:
+        raise ConfigurationError("the target has no host", "Give dsn, host, or endpoints.primary.")
     ca = found.get("sslrootcert")
-    plain = host.startswith("/") or form.sslmode == "disable"
+    habit = "disable" if host.startswith("/") else "verify-full" if ca else sslmode
+    timeout_ns = target.get("connect_timeout")
     return Settings(
         host=host,
         port=_number(found, "port", 5432),
         database=found.get("database") or found.get("dbname") or "postgres",
-        user=found.get("user") or form.user,
-        password=resolve(secret) if isinstance(secret, Mapping) else secret,
-        sslmode=found.get("sslmode") or ("disable" if plain else "verify-full" if ca else form.sslmode),
+        user=found.get("user"),
+        password=found.get("password"),
+        sslmode=found.get("sslmode") or habit,
         sslrootcert=ca,
-        connect_timeout_s=_number(found, "connect_timeout", 10),
+        sslcert=found.get("sslcert"),
+        sslkey=found.get("sslkey"),
+        connect_timeout_s=max(1, timeout_ns // 1_000_000_000) if timeout_ns else 10,
         application_name=application_name,
         pooled=found.get("mode") == "pooled",
     )
 
 
-_KEYS = (
-    *("host", "socket", "port", "database", "dbname", "user", "password"),
-    *("sslmode", "sslrootcert", "connect_timeout", "mode"),
-)
+def _plain(value: Any, resolve: Resolve) -> Any:
+    return resolve(value) if isinstance(value, Mapping) else value
 
 
 def _number(found: Mapping[str, Any], key: str, default: int) -> int:
     try:
-        return int(found.get(key, default))
+        return int(found.get(key) or default)
     except ValueError:
         raise ConfigurationError(
             f"the target's {key} is not one number", "Give one primary endpoint."
         ) from None
 
 
-def _default_host(kind: str, form: Form, target: Mapping[str, Any]) -> str:
-    host = form.host.format(
-        service=target.get("service", "postgres"), namespace=target.get("namespace", "default")
-    )
-    if not host:
-        raise ConfigurationError(
-            f"a target of kind {kind} needs a host", "Give dsn, host or endpoints.primary."
-        )
-    return host
-
-
-def _endpoint(target: Mapping[str, Any], endpoint: str, resolve: Resolve) -> Mapping[str, Any]:
-    """An endpoint is ``host``, ``host:port``, a DSN, a secret reference to one, or a mapping."""
-    found = (target.get("endpoints") or {}).get(endpoint)
-    if found is None and endpoint != "primary" and target.get("endpoints"):
-        known = ", ".join(target["endpoints"])
-        raise ConfigurationError(f"the target has no endpoint {endpoint}", f"Declared are: {known}.")
-    if found is None:
-        return {}
-    if isinstance(found, Mapping) and not {"env", "file"} & set(found):
-        return {**_from_dsn(found.get("dsn"), resolve), **found}
-    if isinstance(found, str) and "=" not in found and "//" not in found:
-        host, _, port = found.rpartition(":") if re.search(r":\d+$", found) else (found, "", "")
-        return {"host": host.strip("[]"), "port": port}
-    return _from_dsn(found, resolve)
+def _place(target: Mapping[str, Any], endpoint: str, resolve: Resolve) -> Mapping[str, Any]:
+    """Host and port of an endpoint: a mapping of both, ``host:port``, or a reference to that or to a DSN."""
+    endpoints = target.get("endpoints") or {}
+    if endpoint not in endpoints:
+        if endpoint != "primary":
+            known = ", ".join(["primary", *endpoints])
+            raise ConfigurationError(f"the target has no endpoint {endpoint}", f"It has: {known}.")
+        return {"host": target.get("host"), "port": target.get("port")}
+    found = endpoints[endpoint]
+    if isinstance(found, Mapping) and "host" in found:
+        return found
+    text = _plain(found, resolve)
+    if "=" in text or "//" in text:
+        return _from_dsn(text, resolve)
+    host, _, port = text.rpartition(":") if re.search(r":\d+$", text) else (text, "", "")
+    return {"host": host.strip("[]"), "port": port}
 
 
 def _from_dsn(dsn: Any, resolve: Resolve) -> Mapping[str, Any]:
@@ -187,11 +174,11 @@ def _from_dsn(dsn: Any, resolve: Resolve) -> Mapping[str, Any]:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        return conninfo_to_dict(resolve(dsn) if isinstance(dsn, Mapping) else dsn)
+        return conninfo_to_dict(_plain(dsn, resolve))
     except ProgrammingError:  # its text may quote the password
         raise ConfigurationError(
             "the target's dsn cannot be read",
-            "Percent-encode special characters, or give host, user, password.",
+            "Percent-encode special characters, or give host, user and password beside it.",
         ) from None
 
 
@@ -212,6 +199,8 @@ def keywords(settings: Settings) -> dict[str, str]:
         "password": settings.password,
         "sslmode": settings.sslmode,
         "sslrootcert": settings.sslrootcert,
+        "sslcert": settings.sslcert,
+        "sslkey": settings.sslkey,
     }
     return found | {key: value for key, value in extra.items() if value}
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a PostgreSQL server. Each error is one sentence and its ``help``, without secrets."""
+"""What can go wrong with a PostgreSQL server. Each error is one sentence and its ``help``; none holds a secret."""
 
 from __future__ import annotations
 

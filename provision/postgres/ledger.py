@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from provision.plan.protocols import LockHeld
 from provision.postgres.catalog import Query, parse_copy
 from provision.postgres.errors import PermissionDenied, refusal_of, translate
+from provision.spec.change import Request, Sql
 from provision.spec.ident import KIND_WORDS
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
             updated_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (plane, env))""",
     ),
 )
+#: The server needs a moment to notice that a killed client, and its lock with it, is gone.
+_PATIENCE_S = 1.0
 _OBJECTS = "SELECT address, origin, state FROM holdfast.objects WHERE plane = {plane} AND env = {env}"
 _CONTRACT = "SELECT content FROM holdfast.contract WHERE plane = {plane} AND env = {env}"
 _INTEND = """
@@ -199,6 +203,11 @@ class PostgresLedger:
         """The stored contract, for planes without NATS."""
         return self.held().contract
 
+    def perform(self, request: Request) -> None:
+        """Do the plan's own request about the contract."""
+        assert isinstance(request, Sql)
+        self._execute(request.text)
+
     def write(self, content: Mapping[str, Any]) -> None:
         self._execute(
             "INSERT INTO holdfast.contract (plane, env, content) VALUES (%s, %s, %s::jsonb)"
@@ -213,9 +222,11 @@ class PostgresLedger:
     def hold(self) -> Iterator[None]:
         """Hold the plane's lock: a session advisory lock, gone with the session. Raises HeldBy."""
         key = lock_key(self.plane, self.env)
-        (row,) = self._execute("SELECT pg_try_advisory_lock(%s)", [key])
-        if not row[0]:
-            raise self._held_by(key)
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._execute("SELECT pg_try_advisory_lock(%s)", [key])[0][0]:
+            if time.monotonic() > deadline:
+                raise self._held_by(key)
+            time.sleep(0.05)
         try:
             yield
         finally:
@@ -227,7 +238,7 @@ class PostgresLedger:
         rows = self._execute(_HOLDER, [unsigned >> 32, unsigned & 0xFFFF_FFFF])
         return HeldBy(f"{self.plane}.{self.env}", *rows[0]) if rows else HeldBy(f"{self.plane}.{self.env}")
 
-    def _execute(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def _execute(self, statement: str, values: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         with _typed(self.connection):
             cursor = self.connection.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []

@@ -62,7 +62,7 @@ class Keys:
         self._objects: dict[Address, str] = {}
 
     def key(self, record: Record) -> str:
-        """The key of a record: its settings, the columns of its table, all that its texts name, the server."""
+        """The key of a record: its settings, the columns of its table, what its texts name, the server."""
         table = record.parent if record.parent is not None and record.parent.kind == "table" else None
         return _digest(
             [

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from provision.postgres import passwords as passwords_module
 from provision.postgres import wire
 from provision.postgres.catalog import Catalog, Query, parse_copy
 from provision.postgres.connect import SESSION
 from provision.postgres.errors import Refusal, translate
-from provision.postgres.passwords import verify
 from provision.spec.record import Facts
 
 if TYPE_CHECKING:
     from provision.postgres.connect import Connection
+
+#: Says whether a password fits what pg_authid holds for a role.
+Verify = Callable[[str, str | None, str], bool]
 
 _LOCAL = "; ".join(f"SET LOCAL {key} = '{value}'" for key, value in SESSION.items())
 _BEGIN = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *_LOCAL.split("; "))
@@ -81,6 +84,7 @@ class Observer:
         *,
         ledger: Iterable[Query] = (),
         passwords: Mapping[str, str] | None = None,
+        verify: Verify = passwords_module.verify,
     ) -> Snapshot:
         """Read everything in two round trips. ``ledger`` queries run only where our schema exists.
 
@@ -97,7 +101,7 @@ class Observer:
         held = {q.name: data for q, data in zip(own, outputs[len(kinds) :], strict=False)}
         rest = outputs[len(kinds) + len(own) :]
         stored = {str(r[0]): r[1] for r in parse_copy(rest[1])} if ask else None
-        states = password_states(passwords or {}, stored)
+        states = password_states(passwords or {}, stored, verify)
         return Snapshot(raw, held, self._facts(json.loads(str(parse_copy(rest[0])[0][0])), states))
 
     def _begin(self) -> tuple[bool, bool]:
@@ -150,14 +154,14 @@ def copy(query: str) -> str:
     return f"COPY ({query}\n) TO STDOUT"
 
 
-def password_states(wanted: Mapping[str, str], stored: Mapping[str, str | None] | None) -> dict[str, str]:
+def password_states(
+    wanted: Mapping[str, str], stored: Mapping[str, str | None] | None, verify: Verify
+) -> dict[str, str]:
     """Compare secrets with what the server keeps of them: role -> match, differs or unknown. Pure."""
     if stored is None:
         return dict.fromkeys(wanted, "unknown")
-    return {
-        role: "match" if verify(secret, stored.get(role), role) else "differs"
-        for role, secret in wanted.items()
-    }
+    fits = {role: verify(secret, stored.get(role), role) for role, secret in wanted.items()}
+    return {role: "match" if fit else "differs" for role, fit in fits.items()}
 
 
 def missing_privileges(facts: Facts, kinds: Iterable[str]) -> list[tuple[str, str]]:

@@ -108,9 +108,7 @@ def saslprep(text: str) -> str:
     """Normalise a password (RFC 4013). Raises ValueError for prohibited characters and mixed directions."""
     if text.isascii() and text.isprintable():
         return text
-    mapped = "".join(
-        " " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c)
-    )
+    mapped = "".join(" " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c))
     result = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
     if not result:
         raise ValueError("nothing is left of the password")

@@ -118,7 +118,12 @@ def split_name(text: str) -> tuple[str, ...]:
     """The parts of a dotted name: ``a."B.c"`` gives ("a", "B.c"). Raises ValueError for anything else."""
     parts = list(tokens(text))
     names, dots = parts[::2], parts[1::2]
-    if not names or len(names) == len(dots) or any(d.text != "." for d in dots) or not all(map(_is_name, names)):
+    if (
+        not names
+        or len(names) == len(dots)
+        or any(d.text != "." for d in dots)
+        or not all(map(_is_name, names))
+    ):
         raise ValueError(f"not a name: {text!r}")
     return tuple(map(name_of, names))
 

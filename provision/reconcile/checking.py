@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from provision import registry
 from provision.reconcile.targets import Note
 from provision.spec.diagnostic import Diagnostic, Mark
-from provision.spec.document import Document, environments, load
+from provision.spec.document import Document, environments
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane
 
@@ -58,10 +58,9 @@ class Checked(NamedTuple):
 def read(specs: Path, env: str | None, *, cache: Path) -> Workspace:
     """Load, read and check one environment (None = the base alone). Never raises for bad specs."""
     from provision.postgres.linking import link
-    from provision.spec.reading import read as read_plane
+    from provision.spec.cache import read_specs
 
-    document = load(specs, env)
-    reading = read_plane(document, registry.sections())
+    document, reading = read_specs(specs, env, registry.sections(), cache / "specs")
     plane = Plane(link(reading.plane), name=reading.plane.name, env=reading.plane.env)
     found = (*reading.diagnostics, *_rules(plane, document))
     return Workspace(document, plane, found)

@@ -14,7 +14,7 @@ from provision.plan import consents, contract
 from provision.plan.assemble import assemble
 from provision.plan.fingerprint import fingerprint
 from provision.plan.plan import Plan, Step
-from provision.reconcile import checking, memory
+from provision.reconcile import checking, gates, memory
 from provision.reconcile.applying import Executor, Hook, Outcome, count
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
@@ -61,7 +61,7 @@ class OpenPlane:
     def plan(self, *, clock: datetime, only: Iterable[str] = ()) -> Plan:
         """Make the plan from live to desired. Nothing is changed anywhere."""
         world = self.observe()
-        self._refuse_foreign(world)
+        gates.refuse(self.workspace.plane, world, self.workspace.document.targets)
         remembered = memory.Memory(self.cache, self.workspace.digest, world.digest, clock)
         known = None if tuple(only) else remembered.recall()
         if known is not None:
@@ -168,12 +168,6 @@ class OpenPlane:
             raise StalePlanError("the live plane has changed since this plan was made; nothing was done",
                                  "Make the plan again: holdfast plan")  # fmt: skip
 
-    def _refuse_foreign(self, world: World) -> None:
-        for address, plane in world.foreign.items():
-            if address in self.workspace.plane:
-                raise OperationError(f"{address} belongs to plane {plane}",
-                                     "Rename it here, or let that plane give it up.")  # fmt: skip
-
     def _counted(self, plan: Plan) -> Plan:
         """Fill in how many rows or messages each hazard puts at stake."""
         if not any(h.probe for s in plan.steps for h in s.hazards):
@@ -201,12 +195,12 @@ class OpenPlane:
         return ledger
 
     def _nats_ledger(self) -> Any:
-        from provision.nats.ledger import NatsLedger
+        from provision.nats.ledger import Ledger
 
         accounts = [n for n in self.targets.names("nats") if ("nats", n) in self.workspace.used]
         if not accounts:
             raise InputError("the plane uses no target", "Declare targets in environments/, and objects that use them.")
-        return NatsLedger(self.targets.nats(accounts[0]), self.name, self.env)
+        return Ledger(self.targets.nats(accounts[0]), self.name, self.env)
 
     def _place(self, system: str, target: str) -> str:
         if system == "pg":

@@ -137,9 +137,9 @@ def _observe_postgres(
 def _observe_nats(
     targets: Targets, name: str, plane: str, env: str
 ) -> tuple[Observation, Mapping[str, Any] | None, Mapping[str, str]]:
-    from provision.nats.ledger import NatsLedger
+    from provision.nats.ledger import Ledger
     from provision.nats.observe import observe as look
 
     session = targets.nats(name)
-    store = NatsLedger(session, plane, env)
+    store = Ledger(session, plane, env)
     return look(session, name, plane=plane), store.read(), store.owned()

@@ -12,7 +12,7 @@ Json = Mapping[str, Any]
 
 
 def overlay(below: Any, above: Any) -> Any:
-    """Lay ``above`` over ``below``: mappings merge deeply, lists and scalars (null too) replace. Copies on write."""
+    """Lay ``above`` over ``below``: mappings merge deeply, lists, scalars and null replace. Copies."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     merged = dict(below)

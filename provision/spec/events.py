@@ -17,6 +17,7 @@ from typing import Any
 from provision.spec.diagnostic import Diagnostic, Mark, Related
 from provision.spec.nearest import nearest
 from provision.spec.source import Source, unreadable
+from provision.spec.syntax import TEMPLATE_HELP, explain
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -30,9 +31,9 @@ _WORDS: dict[str, Any] = {
 }
 #: Jinja, Helm and shell placeholders. ``'{{1,2},{3,4}}'`` is an array literal of PostgreSQL and stays legal.
 TEMPLATE = re.compile(
-    r"(?<!')\{\{-?\s*(?:[.$][A-Za-z_]|[A-Za-z_][\w.]*\s*(?:\||\(|-?\}\}))|\{%-?\s*\w|\$\{[A-Za-z_]\w*(?:[:?+-][^}]*)?\}"
+    r"(?<!')\{\{-?\s*(?:[.$][A-Za-z_]|[A-Za-z_][\w.]*\s*(?:\||\(|-?\}\}))"
+    r"|\{%-?\s*\w|\$\{[A-Za-z_]\w*(?:[:?+-][^}]*)?\}"
 )
-_TEMPLATE_HELP = "Holdfast expands no templates: use environments/, or quote the text if it is meant literally."
 #: Python refuses to convert longer digit strings, and no option takes them.
 _MAX_DIGITS = 4300
 #: Far above any real document; guards every recursive walk that comes after.
@@ -68,7 +69,7 @@ def resolve_plain(text: str) -> Any:
     if text == "<<":
         raise _Refused("HF0104", "merge keys (<<) are not part of YAML 1.2", "Write the keys out.", text)
     if ("{" in text) and TEMPLATE.search(text):
-        raise _Refused("HF0106", f"templating is not expanded: {_shorten(text)}", _TEMPLATE_HELP)
+        raise _Refused("HF0106", f"templating is not expanded: {_shorten(text)}", TEMPLATE_HELP)
     return text
 
 
@@ -80,9 +81,9 @@ def _number(text: str) -> Any:
             raise _leading_zero(text, int(text))
         return int(text)
     if text.startswith("0o") and re.fullmatch("0o[0-7]+", text):
-        return int(text[2:], 8)
+        return int(text, 0)
     if text.startswith("0x") and re.fullmatch("0x[0-9a-fA-F]+", text):
-        return int(text[2:], 16)
+        return int(text, 0)
     if _FLOAT.fullmatch(text):
         if _LEADING_ZERO.match(text):
             raise _leading_zero(text, float(text))
@@ -90,7 +91,7 @@ def _number(text: str) -> Any:
     if match := _INFINITE.fullmatch(text):
         return float(f"{match[1]}inf")
     if "{" in text and TEMPLATE.search(text):
-        raise _Refused("HF0106", f"templating is not expanded: {_shorten(text)}", _TEMPLATE_HELP)
+        raise _Refused("HF0106", f"templating is not expanded: {_shorten(text)}", TEMPLATE_HELP)
     return text
 
 
@@ -129,8 +130,6 @@ def parse(text: str, name: str) -> Source:
     """Read one YAML text. Mistakes are diagnostics of the result; a file that is no YAML declares nothing."""
     from yaml.error import YAMLError
 
-    from provision.spec.syntax import explain
-
     text = text.removeprefix("\ufeff")
     builder = _Builder(text, name)
     try:
@@ -146,7 +145,9 @@ def parse(text: str, name: str) -> Source:
         found = "a list" if isinstance(root, list) else "a single value"
         mark = builder.mark(builder.offsets[0])
         help = "Start the file with a section, such as streams: or schemas:."
-        wrong = Diagnostic("HF0113", "error", mark, f"the file holds {found}, not a mapping of sections", help)
+        wrong = Diagnostic(
+            "HF0113", "error", mark, f"the file holds {found}, not a mapping of sections", help
+        )
         return unreadable(name, text, [*builder.diagnostics, wrong])
     return Source(name, text, root, builder.offsets, builder.diagnostics)
 
@@ -155,7 +156,7 @@ class _Builder:
     """The state of reading one text."""
 
     def __init__(self, text: str, name: str) -> None:
-        from yaml.cyaml import CParser
+        from yaml._yaml import CParser
 
         self.text = text
         self.offsets = array("I")
@@ -170,6 +171,14 @@ class _Builder:
     def mark(self, offset: int, *, in_flow: bool = False) -> Mark:
         return self._marks.mark(offset, in_flow=in_flow)
 
+    def _at(self, event: Any) -> Mark:
+        """The place of a node, as wide as its text where that stands on one line."""
+        at = self.mark(event.start_mark.index)
+        one_line = (
+            event.end_mark.line == event.start_mark.line and event.end_mark.index > event.start_mark.index + 1
+        )
+        return at._replace(width=event.end_mark.index - event.start_mark.index) if one_line else at
+
     def report(self, code: str, mark: Mark, message: str, help: str, *related: Related) -> None:
         self.diagnostics.append(Diagnostic(code, "error", mark, message, help, related))
 
@@ -182,8 +191,9 @@ class _Builder:
             return {}
         root = self._node(self._get())
         self._get()
-        if isinstance(event := self._get(), DocumentStartEvent):
-            at = self.mark(event.start_mark.index)
+        event: Any = self._get()
+        if isinstance(event, DocumentStartEvent):
+            at = self.mark(event.start_mark.index)  # type: ignore[union-attr]
             self.report("HF0108", at, "a second document starts here", "Put it into a file of its own.")
         if self._aliased and _expansion(root) > _MAX_EXPANSION:
             at = self.mark(self.offsets[0])
@@ -192,7 +202,7 @@ class _Builder:
         return {} if root is None else root
 
     def _node(self, event: Any) -> Any:
-        """Read the node that ``event`` starts. One loop, no recursion: this is where loading spends its time."""
+        """Read the node that ``event`` starts. One loop: this is where loading spends its time."""
         from yaml.events import AliasEvent, MappingEndEvent, MappingStartEvent, ScalarEvent, SequenceEndEvent
 
         get, note, plain, text = self._get, self.offsets.append, self._plain, self.text
@@ -218,7 +228,9 @@ class _Builder:
                     try:
                         value = plain[value]
                     except _Refused as refused:
-                        value = self._refuse(refused, event, as_key=key is _NONE and current.__class__ is dict)
+                        value = self._refuse(
+                            refused, event, as_key=key is _NONE and current.__class__ is dict
+                        )
             elif kind is AliasEvent:
                 value = self._alias(event, current)
             elif braces and text.startswith("{{", event.start_mark.index):
@@ -245,7 +257,9 @@ class _Builder:
                 stack.append(current)
                 if len(stack) > MAX_DEPTH:
                     at = self.mark(event.start_mark.index)
-                    self.report("HF0114", at, f"nested deeper than {MAX_DEPTH} levels", "Flatten the document.")
+                    self.report(
+                        "HF0114", at, f"nested deeper than {MAX_DEPTH} levels", "Flatten the document."
+                    )
                     raise _Abandon
                 current = value
             event = get()
@@ -255,7 +269,7 @@ class _Builder:
             return refused.value
         if refused.code == "HF0104" and not as_key:
             return refused.value
-        at = self.mark(event.start_mark.index)
+        at = self._at(event)
         self.report(refused.code, at, str(refused), refused.help)
         return _REPORTED if as_key else refused.value
 
@@ -278,35 +292,39 @@ class _Builder:
             self.report("HF0111", at, f"alias *{name} has no anchor before it", help)
             return None
         value = self._anchors[name]
-        if value is current or any(value is container for container in self._open):
-            if value.__class__ in (dict, list):
-                help = "Write the value out, or move the anchor."
-                self.report("HF0111", at, f"alias *{name} stands inside its own anchor", help)
-                return None
+        if value.__class__ in (dict, list) and any(value is node for node in (current, *self._open)):
+            help = "Write the value out, or move the anchor."
+            self.report("HF0111", at, f"alias *{name} stands inside its own anchor", help)
+            return None
         self._aliased = True
         return value
 
-    def _template(self, event: Any) -> None:
+    def _template(self, event: Any) -> Any:
         """Report ``{{ … }}``, which YAML reads as a mapping with a mapping as its key, and read past it."""
         offset = event.start_mark.index
         written = self.text[offset:].split("}}", 1)[0].split("\n", 1)[0] + "}}"
         at = self.mark(offset)._replace(width=len(written))
-        self.report("HF0106", at, f"templating is not expanded: {_shorten(written)}", _TEMPLATE_HELP)
+        self.report("HF0106", at, f"templating is not expanded: {_shorten(written)}", TEMPLATE_HELP)
         self._discard(event)
+        return None
 
     def _bad_key(self, event: Any, value: Any, current: Any, opens: bool) -> None:
         """Report a key that cannot stand in this mapping, and read past it and its value."""
-        at = self.mark(event.start_mark.index)
+        at = self._at(event)
         if opens:
-            self.report("HF0109", at, "a key must be text, not a mapping or a list", "Write one word as the key.")
+            self.report(
+                "HF0109", at, "a key must be text, not a mapping or a list", "Write one word as the key."
+            )
             self._discard(event)
         elif isinstance(value, str):
             first = self._first_of(value, current)
             help = "Keep one of the two."
-            self.report("HF0102", at, f"key {value} is written twice", help, Related(first, "first written here"))
+            self.report(
+                "HF0102", at, f"key {value} is written twice", help, Related(first, "first written here")
+            )
         elif value is not _REPORTED and event.__class__.__name__ == "ScalarEvent":
             shown = event.value or "nothing"
-            what = {bool: "a truth value", type(None): "null"}.get(value.__class__, "a number")
+            what = {bool: "a truth value", type(None): "the null value"}.get(value.__class__, "a number")
             help = f'Quote it: "{event.value}".' if event.value else "Write the key before the colon."
             self.report("HF0109", at, f"a key must be text, but {shown} is {what}", help)
         self._discard(self._get())

@@ -141,7 +141,9 @@ def _unknown_key(pointer: Pointer, key: str, node: Json) -> Finding:
     else:
         help = "Take it out, or look the option up in the reference."
     place = (*pointer, key)
-    message = f"unknown key {key}: {_label(pointer)} has no such option" if pointer else f"unknown section {key}"
+    message = (
+        f"unknown key {key}: {_label(pointer)} has no such option" if pointer else f"unknown section {key}"
+    )
     return Finding("HF0201", place, message, help, place, True)
 
 
@@ -162,7 +164,9 @@ def _bad_name(pointer: Pointer, inner: Any, node: Json) -> Finding:
 def _one_form_only(pointer: Pointer, node: Json) -> Finding:
     keys = [key for branch in node.get("oneOf", ()) for key in branch.get("required", ())]
     listed = " or ".join(keys) or "its forms"
-    return Finding("HF0209", pointer, f"{_label(pointer)} takes either {listed}, not both", "Keep one.", pointer)
+    return Finding(
+        "HF0209", pointer, f"{_label(pointer)} takes either {listed}, not both", "Keep one.", pointer
+    )
 
 
 def _wrong_forms(pointer: Pointer, value: Any, forms: list[Json]) -> Finding:
@@ -184,7 +188,12 @@ def _wrong_unit(pointer: Pointer, value: Any, pattern: str) -> Finding:
         parse(value)
     except (units.UnitError, TypeError) as error:
         help = getattr(error, "help", "")
-    if pattern == units.DURATION_PATTERN and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if (
+        pattern == units.DURATION_PATTERN
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and value > 0
+    ):
         help = f"{help} {value} seconds are {units.format_duration(value * 10**9)}."
     if isinstance(value, str) and (fixed := _respelled(value, pattern)) is not None:
         help = f"Write {fixed}."
@@ -236,7 +245,9 @@ def _wrong_value(pointer: Pointer, keyword: str, value: Any, node: Json, fallbac
         return Finding("HF0202", pointer, _takes(pointer, expectation(node), value), help, pointer)
     if keyword in ("enum", "const"):
         options = node.get("enum", [node.get("const")])
-        return Finding("HF0204", pointer, _takes(pointer, expectation(node), value), _near(value, options), pointer)
+        return Finding(
+            "HF0204", pointer, _takes(pointer, expectation(node), value), _near(value, options), pointer
+        )
     if keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
         return Finding("HF0205", pointer, _takes(pointer, expectation(node), value), "", pointer)
     if keyword == "pattern":
@@ -315,7 +326,13 @@ def expectation(schema: Json) -> str:
     return _TYPES[types]
 
 
-_PLURALS = {"string": "texts", "integer": "whole numbers", "number": "numbers", "object": "mappings", "array": "lists"}
+_PLURALS = {
+    "string": "texts",
+    "integer": "whole numbers",
+    "number": "numbers",
+    "object": "mappings",
+    "array": "lists",
+}
 
 
 def _range(noun: str, schema: Json) -> str:

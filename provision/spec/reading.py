@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Reading(NamedTuple):
     """The desired plane, everything that was wrong with the document, and the places left out of the plane.
 
-    A rule that misses a name should look whether it is among ``dropped``: then its absence is no second mistake.
+    A rule that misses a name should look for it in ``dropped``: there its absence is no second mistake.
     """
 
     plane: Plane
@@ -64,7 +64,9 @@ def _read(document: Document, sections: tuple[Section, ...]) -> Reading:
         rewrite = Rewrite(root)
         for pointer, help in undeclared(document.base, document.override, schema.json):
             message = f"override of {pointer[-1]}, which is declared nowhere"
-            diagnostics.append(Diagnostic("HF0122", "error", document.locate(pointer, key=True), message, help))
+            diagnostics.append(
+                Diagnostic("HF0122", "error", document.locate(pointer, key=True), message, help)
+            )
             rewrite.drop(pointer)
             dropped.append(pointer)
         root = rewrite.root
@@ -142,7 +144,9 @@ class _Reader:
         related = Related(self._place(first.origin), "first declared here")
         at = self._place(second.origin)
         message = f"{second.address} is declared twice"
-        self.diagnostics.append(Diagnostic("HF0211", "error", at, message, "Keep one of the two.", (related,)))
+        self.diagnostics.append(
+            Diagnostic("HF0211", "error", at, message, "Keep one of the two.", (related,))
+        )
 
     def _place(self, origin: Pointer | None) -> Mark:
         return self._document.locate(origin or (), key=True)

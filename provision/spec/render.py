@@ -6,6 +6,7 @@ Every form is sorted by place and says each thing once.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,6 +20,8 @@ from provision.spec.secrets import Redactor
 #: Gives the source line of a mark; empty when it is not known.
 Line = Callable[[Mark], str]
 _REDACT = Redactor()
+#: A broken file may hold anything; none of it may steer the terminal, or move the caret.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BOLD, _RED, _YELLOW, _DIM, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 #: Longer source lines are shown around the caret.
 _MAX_LINE = 140
@@ -27,11 +30,7 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 def text(diagnostics: Iterable[Diagnostic], line: Line, *, color: bool = False) -> str:
     """Render for people: place, code, sentence, source line with a caret, help. Empty if there is nothing."""
-    found = in_order(diagnostics)
-    blocks = [_block(diagnostic, line, color) for diagnostic in found]
-    if found:
-        blocks.append(summary(found) + "\n")
-    return "\n".join(blocks)
+    return "\n".join(_block(diagnostic, line, color) for diagnostic in in_order(diagnostics))
 
 
 def summary(diagnostics: Iterable[Diagnostic]) -> str:
@@ -57,11 +56,11 @@ def _block(diagnostic: Diagnostic, line: Line, color: bool) -> str:
 
 
 def _excerpt(mark: Mark, line: Line, tone: str | bool) -> str:
-    # A password that somebody wrote into a connection string must not be repeated in a log.
-    source = _REDACT(line(mark).replace("\t", " "))
-    if not source.strip():
+    written = _UNPRINTABLE.sub(" ", line(mark))
+    if not written.strip():
         return ""
-    start = mark.column - 1
+    # A password that somebody wrote into a connection string must not be repeated in a log.
+    source, start = _REDACT(written), len(_REDACT(written[: mark.column - 1]))
     width = max(1, min(mark.width or 1, len(source) - start))
     if len(source) > _MAX_LINE:
         cut = max(0, min(start - 20, len(source) - _MAX_LINE))

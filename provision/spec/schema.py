@@ -118,7 +118,7 @@ class Schema:
 def _drop(rewrite: Rewrite, places: Sequence[Pointer], dropped: list[Pointer]) -> None:
     """Take nodes out, outermost first. A list goes as a whole: its items are known by their position."""
     whole = {_keyed(place) for place in places}
-    for place in sorted(whole, key=len):
+    for place in sorted(whole, key=lambda place: (len(place), place)):
         if place and isinstance(parent := rewrite.get(place[:-1]), Mapping) and place[-1] in parent:
             rewrite.drop(place)
             dropped.append(place)

@@ -17,10 +17,12 @@ from urllib.parse import quote
 from provision.spec.errors import InputError
 
 _MASK = "***"
-#: A shorter secret is masked only where it stands alone: masking "a" everywhere would tell more than it hides.
+#: A shorter secret is masked only where it stands alone: masking every "a" would tell more than it hides.
 _SHORT = 4
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s@/]+)@")
-_KEYWORD_PASSWORD = re.compile(r"(?i)\b(password|sslpassword|passfile|token)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'&]+)")
+_KEYWORD_PASSWORD = re.compile(
+    r"(?i)\b(password|sslpassword|passfile|token)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'&]+)"
+)
 
 
 class SecretMissing(InputError):
@@ -99,7 +101,13 @@ class Redactor:
     def add(self, value: str) -> None:
         """Mask this value from now on."""
         if value:
-            self._forms |= {value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
+            self._forms |= {
+                value,
+                quote(value, safe=""),
+                quote(value),
+                json.dumps(value)[1:-1],
+                repr(value)[1:-1],
+            }
             self._forms |= {part for part in value.splitlines() if len(part.strip()) >= _SHORT}
             self._pattern = None
 

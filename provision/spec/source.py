@@ -49,7 +49,7 @@ class Source:
 
     def holds(self, pointer: Pointer) -> bool:
         """Whether the file itself has a node at this pointer."""
-        node = self.root
+        node: Any = self.root
         for step in pointer:
             if isinstance(node, dict):
                 if step not in node:
@@ -76,7 +76,7 @@ class Source:
             in_flow = self._opens_flow(own)
             ordinal = places[step]
             key_ordinal = ordinal - 1 if isinstance(node, dict) else -1
-            node = node[step]
+            node = node[step]  # type: ignore[index]  # a step of this very container
         if key_ordinal >= 0 and (key or self._is_empty(ordinal)):
             ordinal = key_ordinal
         return self.mark(self.offsets[ordinal], in_flow=in_flow)
@@ -129,7 +129,7 @@ class Source:
 
     def value(self, pointer: Pointer) -> Any:
         """The value at a place that the file holds."""
-        node = self.root
+        node: Any = self.root
         for step in pointer:
             node = node[step]
         return node
@@ -169,7 +169,9 @@ class Source:
             for step, child in node.items() if keyed else enumerate(node):
                 after += keyed
                 found[step] = after
-                start, size = self._numbers.get(id(child), (-1, 0)) if child.__class__ in (dict, list) else (-1, 0)
+                start, size = (
+                    self._numbers.get(id(child), (-1, 0)) if child.__class__ in (dict, list) else (-1, 0)
+                )
                 after += size if start == after else 1
         return found
 
@@ -191,7 +193,7 @@ def _width(rest: str, in_flow: bool) -> int:
         return 0
     if rest[0] in "|>" and _BLOCK_SCALAR.match(rest):
         return 1
-    from yaml.cyaml import CParser
+    from yaml._yaml import CParser
     from yaml.error import YAMLError
     from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
@@ -207,13 +209,13 @@ def _width(rest: str, in_flow: bool) -> int:
                 depth += 1
             elif isinstance(event, CollectionEndEvent):
                 depth -= 1
-            if isinstance(event, (ScalarEvent, AliasEvent)) and not flow_node or flow_node and depth == 0:
-                return int(event.end_mark.column) - len(opener)
+            if depth == 0 if flow_node else isinstance(event, (ScalarEvent, AliasEvent)):
+                return int(event.end_mark.column) - len(opener)  # type: ignore[union-attr]
     except YAMLError:
         pass
     return len(rest.rstrip())
 
 
 def unreadable(name: str, text: str, diagnostics: Sequence[Diagnostic] = ()) -> Source:
-    """A file of which nothing could be read: it declares nothing, and what others say of its names is open."""
+    """A file of which nothing could be read: it declares nothing, and its names stay unknown."""
     return Source(name, text, {}, array("I"), diagnostics, complete=False)

@@ -10,6 +10,7 @@ from provision.spec.source import Source
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _TEMPLATE_START = re.compile(r"\{\{|\{%|\$\{")
+TEMPLATE_HELP = "Holdfast expands no templates: use environments/, or quote text that is meant literally."
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'")
 
 #: Part of libyaml's problem text -> what is wrong, how to mend it, and whether the fault lies where the
@@ -39,8 +40,18 @@ _PROBLEMS: tuple[tuple[str, str, str, bool], ...] = (
         "Close it with } and put a comma between its entries.",
         True,
     ),
-    ("unexpected end of stream", "the quoted text that starts here is never closed", "Add the closing quote.", True),
-    ("unexpected document indicator", "the quoted text that starts here is never closed", "Add the closing quote.", True),
+    (
+        "unexpected end of stream",
+        "the quoted text that starts here is never closed",
+        "Add the closing quote.",
+        True,
+    ),
+    (
+        "unexpected document indicator",
+        "the quoted text that starts here is never closed",
+        "Add the closing quote.",
+        True,
+    ),
     (
         "unknown escape character",
         "no such escape in a double-quoted text",
@@ -84,8 +95,7 @@ def explain(error: Any, source: Source) -> Diagnostic:
     began = _mark(error.context_mark, source) if error.context_mark is not None else at
     for mark in (at, began):
         if (template := _template_before(mark, source)) is not None:
-            help = "Holdfast expands no templates: use environments/, or quote the text if it is meant literally."
-            return Diagnostic("HF0106", "error", template, "templating is not expanded", help)
+            return Diagnostic("HF0106", "error", template, "templating is not expanded", TEMPLATE_HELP)
     if "cannot start any token" in problem:
         return _cannot_start(at, source)
     for part, message, help, at_context in _PROBLEMS:
@@ -99,7 +109,9 @@ def explain(error: Any, source: Source) -> Diagnostic:
 
 def _mark(mark: Any, source: Source) -> Mark:
     """A place of libyaml, kept inside the text: an unclosed construct is noticed behind its end."""
-    return source.mark(min(mark.index, max(len(source.text.rstrip()), 0)))
+    index = min(mark.index, len(source.text.rstrip()))
+    at = source.mark(index)
+    return at._replace(width=1) if source.text[index : index + 1] in (":", ",", "]", "}", "\\") else at
 
 
 def _template_before(mark: Mark, source: Source) -> Mark | None:
@@ -118,7 +130,9 @@ def _template_before(mark: Mark, source: Source) -> Mark | None:
 def _cannot_start(at: Mark, source: Source) -> Diagnostic:
     char = source.line(at.line)[at.column - 1 : at.column]
     if char == "\t":
-        return Diagnostic("HF0110", "error", at._replace(width=1), "a tab in the indentation", "Indent with spaces.")
+        return Diagnostic(
+            "HF0110", "error", at._replace(width=1), "a tab in the indentation", "Indent with spaces."
+        )
     help = f"Quote the value: a plain one cannot start with {char}."
     return Diagnostic("HF0101", "error", at._replace(width=1), f"a value cannot start with {char}", help)
 

@@ -47,7 +47,7 @@ def _version(value: Any) -> str:
     return str(value)
 
 
-#: ``16``, ``"16.14"``, ``"2.11.3"``. A bare 16.10 is the number 16.1 to YAML, so numbers with a point are refused.
+#: ``16``, ``"16.14"``, ``"2.11.3"``. A bare 16.10 is the number 16.1 to YAML, so it is refused.
 VERSION = any_of(text(r"^\d+(\.\d+){0,2}$"), integer(1), parse=_version)
 
 
@@ -56,7 +56,7 @@ def _no_password(value: str) -> str:
     if (userinfo and ":" in userinfo[1]) or re.search(r"\bpassword\s*=", value):
         raise FieldError(
             "a password stands in the text of a connection string",
-            help="Write the whole string as a reference, {env: NAME}, or give password: {env: NAME} beside it.",
+            help="Write the whole string as a reference, {env: NAME}, or password: {env: NAME} beside it.",
         )
     return value
 
@@ -123,7 +123,9 @@ def _tags(value: list[Any]) -> list[Any]:
 NATS_TARGET = FieldTable(
     _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the servers.", required=True),
     _field("urls", _URLS, "Where to connect: a URL, a list of them, or a reference."),
-    _field("creds", _either_text_or_secret(_PATH), "Path of a credentials file, or a reference to that path."),
+    _field(
+        "creds", _either_text_or_secret(_PATH), "Path of a credentials file, or a reference to that path."
+    ),
     _field("user", _either_text_or_secret(_PLAIN), "User name."),
     _field("password", SECRET, "Password of the user."),
     _field("token", SECRET, "Token."),
@@ -146,11 +148,19 @@ NATS_TARGET = FieldTable(
 )
 POSTGRES_TARGET = FieldTable(
     _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the server.", required=True),
-    _field("form", enum("local", "compose", "kubernetes", "cloud"), "Shape of the connection: decides host and TLS."),
+    _field(
+        "form",
+        enum("local", "compose", "kubernetes", "cloud"),
+        "Shape of the connection: decides host and TLS.",
+    ),
     _field("dsn", _DSN, "Connection string, or a reference to one. It must not hold a password as text."),
     _field("host", _PLAIN, "Host of the primary, or folder of its Unix socket."),
     _field("port", integer(1, 65535), "Port of the primary."),
-    _field("endpoints", map_of(ENDPOINT, key_pattern=NAME_PATTERN), "Further names for hosts: primary, replica, …"),
+    _field(
+        "endpoints",
+        map_of(ENDPOINT, key_pattern=NAME_PATTERN),
+        "Further names for hosts: primary, replica, …",
+    ),
     _field("service", _PLAIN, "Name of the service (compose, kubernetes)."),
     _field("namespace", _PLAIN, "Namespace of the service (kubernetes)."),
     _field("user", _either_text_or_secret(_PLAIN), "Role that plan and apply connect as."),
@@ -160,7 +170,9 @@ POSTGRES_TARGET = FieldTable(
     _field("max_connections", integer(1), "max_connections of the server."),
     _field("version", VERSION, "Version of the server."),
     _field("extensions", list_of(_PLAIN), "Extensions that can be created there."),
-    _field("mode", enum("direct", "pooled"), "Whether a transaction pooler stands in between.", default="direct"),
+    _field(
+        "mode", enum("direct", "pooled"), "Whether a transaction pooler stands in between.", default="direct"
+    ),
     _field("tls", object_of(_PG_TLS), "Certificates and sslmode."),
 )
 TABLES = {"nats": NATS_TARGET, "postgres": POSTGRES_TARGET}
@@ -191,8 +203,8 @@ class Target(NamedTuple):
 
 
 _FACTS = frozenset(
-    "servers cluster tags max_payload max_file_store max_memory_store max_duplicate_window domain account_limits "
-    "max_connections extensions mode".split()
+    "servers cluster tags max_payload max_file_store max_memory_store max_duplicate_window domain "
+    "account_limits max_connections extensions mode".split()
 )
 
 
@@ -216,7 +228,7 @@ def schema() -> Json:
 
 
 def parse(node: Mapping[str, Any]) -> Iterator[Target | tuple[tuple[str | int, ...], FieldError]]:
-    """Read the section (it has passed the JSON Schema): targets, and the places of values that were refused."""
+    """Read the section, which has passed the JSON Schema: targets, and the places of refused values."""
     for word, system in SYSTEMS.items():
         for name, settings in (node.get(word) or {}).items():
             try:
@@ -287,7 +299,11 @@ def _address(given: Mapping[str, Any], endpoint: str) -> tuple[str, int]:
     host = given.get("host") or _FORMS[form][0]
     service = given.get("service")
     if not given.get("host") and service:
-        host = service if form == "compose" else f"{service}.{given.get('namespace') or 'default'}.svc.cluster.local"
+        host = (
+            service
+            if form == "compose"
+            else f"{service}.{given.get('namespace') or 'default'}.svc.cluster.local"
+        )
     if not host:
         raise FieldError("the target has no host", help="Give host, endpoints, or a dsn.")
     return host, given.get("port") or 5432

@@ -128,9 +128,9 @@ def default_duplicate_window(stream: Mapping[str, Any], facts: Facts) -> int:
 
 
 def _mirror_direct(stream: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
-    mirror = stream["mirror"]
-    if mirror is not None and mirror["external"] is None and live is not None and live["mirror"] is not None:
-        return bool(live["mirror_direct"])  # the server takes it from the origin, whatever we say
+    """Where nothing is said, the server takes the origin's allow_direct."""
+    if stream["mirror_direct"] is None and stream["mirror"] is not None and live is not None:
+        return bool(live["mirror_direct"])
     return bool(stream["mirror_direct"])
 
 

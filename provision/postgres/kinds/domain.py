@@ -120,7 +120,11 @@ def _collation(found: str | None) -> str | None:
     if found is None:
         return None
     schema, name = json.loads(found)
-    return name if schema == "pg_catalog" else '"{}"."{}"'.format(*(p.replace('"', '""') for p in (schema, name)))
+    return (
+        name
+        if schema == "pg_catalog"
+        else '"{}"."{}"'.format(*(p.replace('"', '""') for p in (schema, name)))
+    )
 
 
 def _is_swap(change: Change) -> bool:
@@ -236,7 +240,9 @@ def read_domains(
         refs = role_refs(schema.target, settings["owner"])
         former = renamed_from(address, body)
         yield Record(address, settings, schema, refs, origin=place, renamed_from=former)
-        yield from read_grants(address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
+        yield from read_grants(
+            address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
+        )
 
 
 KIND = DomainKind()

@@ -56,7 +56,8 @@ ENUM_SCHEMA: Mapping[str, Any] = {"anyOf": [VALUES.schema, FIELDS.schema()]}
 QUERIES = (
     Query(
         "types",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT t.oid, n.nspname, t.typname, t.typtype, t.typowner, t.typacl::text, t.typarray,
                obj_description(t.oid, 'pg_type'),
                (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
@@ -81,7 +82,8 @@ QUERIES = (
          WHERE t.typtype IN ('e', 'd') AND {SYSTEM_SCHEMAS}
            AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_type'::regclass AND x.objid = t.oid
                                                      AND x.deptype = 'e')
-         ORDER BY n.nspname, t.typname""",
+         ORDER BY n.nspname, t.typname"""
+        ),
     ),
 )
 
@@ -178,7 +180,9 @@ def _add(address: Address, label: str, place: str) -> Draft:
         object=address,
         action="alter",
         key=f"value {label}",
-        request=Sql(f"ALTER TYPE {in_schema(address)} ADD VALUE IF NOT EXISTS {sql.quote_literal(label)}{place}"),
+        request=Sql(
+            f"ALTER TYPE {in_schema(address)} ADD VALUE IF NOT EXISTS {sql.quote_literal(label)}{place}"
+        ),
         summary=f"add value {label} to {address.name}",
         makes=(address,),
         transactional=False,
@@ -221,18 +225,22 @@ def _drop(address: Address, key: str = "") -> Draft:
     )
 
 
-def read_enums(schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
+def read_enums(
+    schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
+) -> Iterator[Record]:
     """Read the ``enums`` of a schema: names to a list of labels, or to options."""
     for name, body in node.items():
         address, place = schema.child("enum", name), (*pointer, name)
-        found = {"values": body} if isinstance(body, list) else body
+        found: Mapping[str, Any] = {"values": body} if isinstance(body, list) else body
         settings = parse(FIELDS, found, place, reader)
         if settings is None:
             continue
         refs = role_refs(schema.target, settings["owner"])
         former = renamed_from(address, found)
         yield Record(address, settings, schema, refs, origin=place, renamed_from=former)
-        yield from read_grants(address, found.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
+        yield from read_grants(
+            address, found.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
+        )
 
 
 KIND = EnumKind()

@@ -24,9 +24,11 @@ FIELDS = FieldTable(
 QUERIES = (
     Query(
         "extensions",
-        lambda major: """
+        lambda major: (
+            """
         SELECT e.extname, n.nspname, e.extversion, obj_description(e.oid, 'pg_extension')
-          FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace ORDER BY e.extname""",
+          FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace ORDER BY e.extname"""
+        ),
     ),
 )
 #: Where an extension goes when nothing is said. Sessions have search_path = pg_catalog, which would be taken.

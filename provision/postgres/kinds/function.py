@@ -31,7 +31,10 @@ from provision.spec.record import Facts, Pointer, Record, Settings
 _RETURNS = fields.Type({"type": "string", "minLength": 1}, signature.read_returns)
 FIELDS = FieldTable(
     Field(
-        "arguments", fields.list_of(fields.object_of(signature.ARGUMENT)), "What callers pass and get.", default=[]
+        "arguments",
+        fields.list_of(fields.object_of(signature.ARGUMENT)),
+        "What callers pass and get.",
+        default=[],
     ),
     Field("returns", _RETURNS, "A type, 'setof TYPE', 'table(name type, …)' or 'trigger'."),
     Field("language", fields.STRING, "The language of the body.", default="sql"),
@@ -46,7 +49,10 @@ FIELDS = FieldTable(
     Field("strict", fields.BOOL, "NULL for any NULL argument, without a call.", default=False),
     Field("security", fields.enum("invoker", "definer"), "Whose rights it runs with.", default="invoker"),
     Field(
-        "parallel", fields.enum("unsafe", "restricted", "safe"), "Whether workers may run it.", default="unsafe"
+        "parallel",
+        fields.enum("unsafe", "restricted", "safe"),
+        "Whether workers may run it.",
+        default="unsafe",
     ),
     Field("leakproof", fields.BOOL, "Shows nothing of its arguments but the result.", default=False),
     Field("cost", fields.number(0), "Estimated cost; by default 100, for c and internal 1."),
@@ -63,7 +69,8 @@ FIELDS = FieldTable(
 QUERIES = (
     Query(
         "functions",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT p.oid, n.nspname, p.proname,
                (SELECT json_agg(json_build_array(p.proargmodes[u.i], p.proargnames[u.i], format_type(u.t, NULL),
                                                  pg_get_function_arg_default(p.oid, u.i::int)) ORDER BY u.i)
@@ -79,7 +86,8 @@ QUERIES = (
          WHERE p.prokind IN ('f', 'p', 'w') AND {SYSTEM_SCHEMAS}
            AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid
                                                      AND x.deptype = 'e')
-         ORDER BY n.nspname, p.proname, p.oid""",
+         ORDER BY n.nspname, p.proname, p.oid"""
+        ),
     ),
 )
 _VOLATILITY = {"i": "immutable", "s": "stable", "v": "volatile"}
@@ -130,7 +138,9 @@ class FunctionKind(PlainKind):
         returns = record.settings["returns"]
         if returns is not None and not returns.startswith("table("):
             prefix, _, bare = returns.rpartition("setof ")
-            returns = ("setof " if prefix or returns.startswith("setof ") else "") + _renamed_type(bare, old, new)
+            returns = ("setof " if prefix or returns.startswith("setof ") else "") + _renamed_type(
+                bare, old, new
+            )
         return record._replace(
             address=address, settings={**record.settings, "arguments": arguments, "returns": returns}
         )
@@ -166,7 +176,11 @@ def _renamed_type(text: str, old: Address, new: Address) -> str:
     bare = text.removesuffix("[]")
     if old.kind == "schema":
         prefix = sql.quote_ident(old.name) + "."
-        return sql.quote_ident(new.name) + "." + bare.removeprefix(prefix) + array if bare.startswith(prefix) else text
+        return (
+            sql.quote_ident(new.name) + "." + bare.removeprefix(prefix) + array
+            if bare.startswith(prefix)
+            else text
+        )
     if bare != sql.qualified(old.names[0], old.name):
         return text
     return sql.qualified(new.names[0], new.name) + array
@@ -178,7 +192,20 @@ def _number(text: str | None) -> int | float:
 
 
 def _decode(row: tuple[str | None, ...], arguments: list[dict[str, Any]], owner: str) -> Settings:
-    comment, prokind, language, volatility, strict, definer, parallel, leakproof, cost, rows, is_set, result = row[6:18]
+    (
+        comment,
+        prokind,
+        language,
+        volatility,
+        strict,
+        definer,
+        parallel,
+        leakproof,
+        cost,
+        rows,
+        is_set,
+        result,
+    ) = row[6:18]
     source, library, sql_body, config, support = row[18:23]
     return {
         "arguments": [a for a in arguments if a["mode"] != "table"],
@@ -203,7 +230,9 @@ def _decode(row: tuple[str | None, ...], arguments: list[dict[str, Any]], owner:
     }
 
 
-def _returns(arguments: list[dict[str, Any]], result: str | None, is_set: bool, is_procedure: bool) -> str | None:
+def _returns(
+    arguments: list[dict[str, Any]], result: str | None, is_set: bool, is_procedure: bool
+) -> str | None:
     if is_procedure or result is None:
         return None
     columns = [(a["name"] or "", a["type"]) for a in arguments if a["mode"] == "table"]
@@ -234,7 +263,9 @@ def create_sql(address: Address, settings: Settings, *, replaces: bool) -> str:
     if settings["sql_body"] is not None:
         lines.append(settings["sql_body"])
     elif settings["library"] is not None:
-        lines.append(f"AS {sql.quote_literal(settings['library'])}, {sql.quote_literal(settings['body'] or name)}")
+        lines.append(
+            f"AS {sql.quote_literal(settings['library'])}, {sql.quote_literal(settings['body'] or name)}"
+        )
     else:
         lines.append(f"AS {dollar_quoted(settings['body'] or '')}")
     return "\n".join(lines)
@@ -307,10 +338,14 @@ def read_functions(
         settings = parse(FIELDS, body, place, reader)
         if settings is None or not _complete(settings, place, reader):
             continue
-        address = schema.child("function", signature.segment(key.partition("(")[0].strip(), settings["arguments"]))
+        address = schema.child(
+            "function", signature.segment(key.partition("(")[0].strip(), settings["arguments"])
+        )
         refs = role_refs(schema.target, settings["owner"])
         yield Record(address, settings, schema, refs, origin=place)
-        yield from read_grants(address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
+        yield from read_grants(
+            address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
+        )
 
 
 def _complete(settings: Settings, place: Pointer, reader: Reader) -> bool:
@@ -324,7 +359,9 @@ def _complete(settings: Settings, place: Pointer, reader: Reader) -> bool:
     elif settings["returns"] is None:
         settings["returns"] = signature.implied_result(settings["arguments"])
         if settings["returns"] is None:
-            error = FieldError("a function must say what it returns", help="Add returns:, or procedure: true.")
+            error = FieldError(
+                "a function must say what it returns", help="Add returns:, or procedure: true."
+            )
     returns = settings["returns"] or ""
     if settings["rows"] is None and returns.startswith(("setof ", "table(")):
         settings["rows"] = 1000

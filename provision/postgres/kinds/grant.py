@@ -25,10 +25,12 @@ from provision.spec.record import Facts, Pointer, Record, Settings
 
 PRIVILEGES = fields.list_of(fields.STRING)
 FIELDS = FieldTable(
-    Field("privileges", PRIVILEGES, "What the role may do; [] takes away what PUBLIC has unasked.", default=[]),
+    Field(
+        "privileges", PRIVILEGES, "What the role may do; [] takes away what PUBLIC has unasked.", default=[]
+    ),
     Field("grantable", PRIVILEGES, "The part of it that the role may pass on.", default=[]),
 )
-_ONE: Mapping[str, Any] = {
+_ONE: fields.Json = {
     "anyOf": [
         PRIVILEGES.schema,
         {
@@ -43,7 +45,7 @@ _ONE: Mapping[str, Any] = {
     ]
 }
 #: ``grants`` of an object: role -> privileges.
-GRANTS_SCHEMA: Mapping[str, Any] = {
+GRANTS_SCHEMA: fields.Json = {
     "type": "object",
     "additionalProperties": _ONE,
     "description": "Who may do what with the object: role to privileges; 'public' is everybody.",
@@ -51,15 +53,19 @@ GRANTS_SCHEMA: Mapping[str, Any] = {
 QUERIES = (
     Query(
         "column_grants",
-        lambda major: """
+        lambda major: (
+            """
         SELECT a.attrelid, a.attname, a.attacl::text FROM pg_attribute a
          WHERE a.attacl IS NOT NULL AND a.attnum > 0 AND NOT a.attisdropped
-           AND a.attrelid >= 16384 ORDER BY a.attrelid, a.attnum""",
+           AND a.attrelid >= 16384 ORDER BY a.attrelid, a.attnum"""
+        ),
     ),
     Query(
         "database",
-        lambda major: """
-        SELECT d.datname, d.datdba, d.datacl::text FROM pg_database d WHERE d.datname = current_database()""",
+        lambda major: (
+            """
+        SELECT d.datname, d.datdba, d.datacl::text FROM pg_database d WHERE d.datname = current_database()"""
+        ),
     ),
 )
 
@@ -118,7 +124,7 @@ def _draft(change: Change, number: int, text: str, remade: bool, back: list[str]
         action="revoke" if revokes else "grant",
         key=str(number) if number else "",
         request=Sql(text),
-        summary=f"{address.name}: {text.split(' ON ')[0].lower()} on {_object(address).name}",
+        summary=f"{address.name}: {text.split(' ON ', maxsplit=1)[0].lower()} on {_object(address).name}",
         makes=() if gone else (address,),
         destroys=(address,) if gone else (),
         follows=(str(number - 1) if number > 1 else "",) if number else (),
@@ -182,7 +188,8 @@ def _spelled_out(settings: Settings, kind: str, major: int) -> Settings:
 
 def _words(privileges: frozenset[str] | set[str]) -> str:
     """``SELECT, UPDATE (a, b)``: columns of one privilege together."""
-    whole, columns = [], {}
+    whole: list[str] = []
+    columns: dict[str, list[str]] = {}
     for entry in sorted(privileges):
         word, column = acl.parse_entry(entry)
         if column is None:
@@ -215,7 +222,15 @@ def _sql_name(target: Address, database: str | None) -> str:
 def _object(grant: Address) -> Address:
     """The object that a grant is on: the path without the grant, its kind told by the path's form."""
     path = grant.path[:-2]
-    kind = "schema" if len(path) == 1 else path[0] if path[0] == "database" else "table" if len(path) == 2 else path[1]
+    kind = (
+        "schema"
+        if len(path) == 1
+        else path[0]
+        if path[0] == "database"
+        else "table"
+        if len(path) == 2
+        else path[1]
+    )
     return grant._replace(kind=kind, path=path)
 
 
@@ -324,7 +339,9 @@ def _read_one(
         return None
     settings = {"privileges": privileges, "grantable": grantable}
     parent = None if address.kind == "database" else address
-    return Record(address.child("grant", role), settings, parent, role_refs(address.target, role), origin=place)
+    return Record(
+        address.child("grant", role), settings, parent, role_refs(address.target, role), origin=place
+    )
 
 
 def _entries(items: list[str], kind: str, key: str) -> list[str]:

@@ -52,12 +52,19 @@ _MEMORY_BYTES: Mapping[str, int] = {
         1024,
     ),
     **dict.fromkeys(
-        ("temp_buffers", "effective_cache_size", "min_parallel_table_scan_size", "min_parallel_index_scan_size"),
+        (
+            "temp_buffers",
+            "effective_cache_size",
+            "min_parallel_table_scan_size",
+            "min_parallel_index_scan_size",
+        ),
         8192,
     ),
 }
 #: Lists of names, stored with each element quoted as an identifier (GUC_LIST_QUOTE).
-_LISTS = frozenset(("search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"))
+_LISTS = frozenset(
+    ("search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces")
+)
 #: PostgreSQL's units, and the spec language's own where they do not contradict them.
 _TIME_UNITS = {"us": 1, "ms": _MS, "s": _S, "min": 60 * _S, "m": 60 * _S, "h": 3600 * _S, "d": 86400 * _S}
 _MEMORY_UNITS = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from provision.postgres import sql
@@ -21,7 +21,10 @@ _OPTIONS_SINCE = (16,)
 FIELDS = FieldTable(
     Field("admin", fields.BOOL, "May give the membership to others.", default=False),
     Field(
-        "inherit", fields.BOOL, "Has the group's rights unasked; by default as the role itself.", since=_OPTIONS_SINCE
+        "inherit",
+        fields.BOOL,
+        "Has the group's rights unasked; by default as the role itself.",
+        since=_OPTIONS_SINCE,
     ),
     Field("set", fields.BOOL, "May SET ROLE to the group.", default=True, since=_OPTIONS_SINCE),
 )
@@ -29,7 +32,7 @@ _ONE = FIELDS.schema()
 _ONE["properties"] = {"role": {"type": "string"}, **_ONE["properties"]}
 _ONE["required"] = ["role"]
 #: ``member_of`` of a role.
-MEMBER_OF: Mapping[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "string"}, _ONE]}}
+MEMBER_OF: fields.Json = {"type": "array", "items": {"anyOf": [{"type": "string"}, _ONE]}}
 #: Memberships come with the query of roles.
 QUERIES: tuple[Query, ...] = ()
 

@@ -72,12 +72,20 @@ def keep_live(desired: Record | None, live: Record | None, *names: str) -> Recor
     """The desired record with the live value wherever it says None: not managed, so never different."""
     if desired is None or live is None:
         return desired
-    unset = {n: live.settings[n] for n in names if desired.settings[n] is None and live.settings[n] is not None}
+    unset = {
+        n: live.settings[n] for n in names if desired.settings[n] is None and live.settings[n] is not None
+    }
     return desired._replace(settings={**desired.settings, **unset}) if unset else desired
 
 
 def attributes(
-    noun: Noun, address: Address, before: Settings | None, after: Settings, *, fresh: bool, follows: tuple[str, ...]
+    noun: Noun,
+    address: Address,
+    before: Settings | None,
+    after: Settings,
+    *,
+    fresh: bool,
+    follows: tuple[str, ...],
 ) -> Iterator[Draft]:
     """Statements for owner and comment where they differ; ``before`` is None for a new object."""
     old = before or {}

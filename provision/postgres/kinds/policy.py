@@ -33,7 +33,10 @@ ROLES = fields.Type(
 )
 FIELDS = FieldTable(
     Field(
-        "for", fields.enum("all", "select", "insert", "update", "delete"), "The commands it covers.", default="all"
+        "for",
+        fields.enum("all", "select", "insert", "update", "delete"),
+        "The commands it covers.",
+        default="all",
     ),
     Field("to", ROLES, "The roles it covers; 'public' is everybody.", default=["public"]),
     Field("using", fields.SQL, "Condition for rows to be seen, updated or deleted."),
@@ -43,11 +46,12 @@ FIELDS = FieldTable(
     extra=RENAMED_FROM,
 )
 #: ``policies`` of a table.
-POLICIES_SCHEMA: Mapping[str, Any] = {"type": "object", "additionalProperties": FIELDS.schema()}
+POLICIES_SCHEMA: fields.Json = {"type": "object", "additionalProperties": FIELDS.schema()}
 QUERIES = (
     Query(
         "policies",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT p.polrelid, p.polname, p.polcmd, p.polpermissive, to_json(p.polroles::text[]),
                pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid),
                obj_description(p.oid, 'pg_policy'),
@@ -56,7 +60,8 @@ QUERIES = (
           JOIN pg_class c ON c.oid = p.polrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE {SYSTEM_SCHEMAS}
-         ORDER BY p.polrelid, p.polname""",
+         ORDER BY p.polrelid, p.polname"""
+        ),
     ),
 )
 _COMMANDS = {"*": "all", "r": "select", "a": "insert", "w": "update", "d": "delete"}
@@ -70,7 +75,9 @@ class PolicyKind(PlainKind):
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         edges = Dependencies(catalog)
-        for oid, name, command, permissive, roles, using, with_check, comment, depends in catalog.rows("policies"):
+        for oid, name, command, permissive, roles, using, with_check, comment, depends in catalog.rows(
+            "policies"
+        ):
             parent = catalog.relation_address(str(oid))
             if parent is None:
                 continue
@@ -202,12 +209,16 @@ def _change(
         makes=(address,),
         follows=follows,
         lock="ACCESS EXCLUSIVE",
-        hazards=(Hazard("security", f"policy {address.name} covers other rows or roles", needs_consent=False),),
+        hazards=(
+            Hazard("security", f"policy {address.name} covers other rows or roles", needs_consent=False),
+        ),
         undo=Sql(back) if back is not None else None,
     )
 
 
-def read_policies(table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
+def read_policies(
+    table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
+) -> Iterator[Record]:
     """Read the ``policies`` of a table; ``pointer`` leads to that node."""
     for name, body in node.items():
         address, place = table.child("policy", name), (*pointer, name)

@@ -207,7 +207,13 @@ def _alter(change: Change, noun: Noun, before: Settings, after: Settings) -> Ite
 
 
 def _set(
-    address: Address, noun: Noun, old: Mapping[str, str], new: Mapping[str, str], *, fresh: bool, follows: tuple[str, ...]
+    address: Address,
+    noun: Noun,
+    old: Mapping[str, str],
+    new: Mapping[str, str],
+    *,
+    fresh: bool,
+    follows: tuple[str, ...],
 ) -> Iterator[Draft]:
     for name in dict.fromkeys((*new, *old)):
         if new.get(name) == old.get(name):
@@ -256,7 +262,9 @@ class RoleSection:
             address = role_address(found.get("target") or "main", name)
             yield Record(address, settings, origin=pointer, renamed_from=renamed_from(address, found))
             members = found.get("member_of") or []
-            yield from read_memberships(address, members, settings["inherit"], (*pointer, "member_of"), reader)
+            yield from read_memberships(
+                address, members, settings["inherit"], (*pointer, "member_of"), reader
+            )
 
 
 KIND = RoleKind()

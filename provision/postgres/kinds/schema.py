@@ -45,9 +45,11 @@ FIELDS = FieldTable(
 QUERIES = (
     Query(
         "schemas",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT n.oid, n.nspname, n.nspowner, n.nspacl::text, obj_description(n.oid, 'pg_namespace')
-          FROM pg_namespace n WHERE {SYSTEM_SCHEMAS} ORDER BY n.nspname""",
+          FROM pg_namespace n WHERE {SYSTEM_SCHEMAS} ORDER BY n.nspname"""
+        ),
     ),
 )
 
@@ -167,7 +169,11 @@ class SchemaSection:
 
 def named(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON Schema of a mapping from names to one form."""
-    return {"type": "object", "additionalProperties": schema, "propertyNames": {"minLength": 1, "maxLength": 63}}
+    return {
+        "type": "object",
+        "additionalProperties": schema,
+        "propertyNames": {"minLength": 1, "maxLength": 63},
+    }
 
 
 _NESTED = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from provision.postgres import sql
 from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import check, column, foreign_key, index, partitions, primary_key, table_change, unique
 from provision.postgres.kinds.ownership import (
@@ -26,7 +25,6 @@ from provision.postgres.relations import (
     index_rows,
     leaves,
     option_value,
-    options_of,
     table_options,
     tables,
 )
@@ -217,6 +215,11 @@ class TableKind(PlainKind):
         if desired is None or live is None:
             return desired, live
         ours = {name: desired.settings[name] for name in _OURS}
+        wanted, split = desired.settings["partitioned"], live.settings["partitioned"]
+        if live.settings["storage"] is None:
+            ours["storage"] = desired.settings["storage"]
+        if wanted is not None and split is not None and split["modulus"] is None:
+            ours["partitioned"] = {**split, "modulus": wanted["modulus"]}
         return keep_live(desired, live, "owner"), live._replace(settings={**live.settings, **ours})
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
@@ -234,10 +237,15 @@ class TableKind(PlainKind):
 
 
 def _storage(catalog: Catalog, found: Table) -> Settings:
-    """Storage parameters; of a partitioned table those that most partitions have, and the others by name."""
+    """Storage parameters; of a partitioned table those that most partitions have, and the others by name.
+
+    None while it has no partition: nothing shows what they would be.
+    """
     if not found.is_partitioned:
         return {"storage": table_options(found.options, found.toast_options), "deviating": {}}
     parts = list(leaves(catalog, found.oid))
+    if not parts:
+        return {"storage": None, "deviating": {}}
     usual = commonest((p.options, p.toast_options) for p in parts)
     storage = table_options(*usual)
     deviating = {}
@@ -246,13 +254,9 @@ def _storage(catalog: Catalog, found: Table) -> Settings:
             own = table_options(part.options, part.toast_options)
             if own != storage:
                 deviating[partitions.member_key(found.address, part.schema, part.name)] = own
-    if found.options is not None:
-        storage |= options_of(found.options)
     return {"storage": storage, "deviating": deviating}
 
 
 TABLE_SCHEMA = table_schema()
 KIND = TableKind()
 decode = KIND.decode
-
-__all__ = ["FIELDS", "KIND", "QUERIES", "TABLE_SCHEMA", "decode", "read_tables", "sql", "table_schema"]

@@ -42,7 +42,9 @@ def _parse_events(value: list[str]) -> list[str]:
         word, _, rest = item.strip().partition(" ")
         event = word.lower()
         head, _, listed = rest.strip().partition(" ")
-        if event not in _EVENTS or (rest and (event != "update" or head.lower() != "of" or not listed.strip())):
+        if event not in _EVENTS or (
+            rest and (event != "update" or head.lower() != "of" or not listed.strip())
+        ):
             help = "Write insert, delete, truncate, update, or 'update of column, …'."
             raise FieldError(f"not an event: {item!r}", help=help, path=(position,))
         if event in found:
@@ -107,11 +109,12 @@ FIELDS = FieldTable(
     extra=RENAMED_FROM,
 )
 #: ``triggers`` of a table or view.
-TRIGGERS_SCHEMA: Mapping[str, Any] = {"type": "object", "additionalProperties": FIELDS.schema()}
+TRIGGERS_SCHEMA: fields.Json = {"type": "object", "additionalProperties": FIELDS.schema()}
 QUERIES = (
     Query(
         "triggers",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, fn.nspname, f.proname, encode(t.tgargs, 'hex'),
                (SELECT json_agg(a.attname) FROM pg_attribute a
                  WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::int2[])),
@@ -125,7 +128,8 @@ QUERIES = (
           JOIN pg_proc f ON f.oid = t.tgfoid
           JOIN pg_namespace fn ON fn.oid = f.pronamespace
          WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND {SYSTEM_SCHEMAS}
-         ORDER BY t.tgrelid, t.tgname""",
+         ORDER BY t.tgrelid, t.tgname"""
+        ),
     ),
 )
 _ENABLED = {"O": "origin", "D": "disabled", "R": "replica", "A": "always"}
@@ -253,7 +257,9 @@ def create_sql(noun: Noun, settings: Settings, *, replaces: bool = False) -> str
 
 
 def _show_event(event: str) -> str:
-    return f"UPDATE OF {event.removeprefix('update of ')}" if event.startswith("update of ") else event.upper()
+    return (
+        f"UPDATE OF {event.removeprefix('update of ')}" if event.startswith("update of ") else event.upper()
+    )
 
 
 def _create(address: Address, noun: Noun, settings: Settings, *, fresh: bool) -> Draft:
@@ -297,7 +303,9 @@ def _alter(change: Change, noun: Noun, table: str, before: Settings, after: Sett
     yield from attributes(noun, address, before, after, fresh=False, follows=follows)
 
 
-def _remake(address: Address, noun: Noun, before: Settings, after: Settings, follows: tuple[str, ...]) -> Draft:
+def _remake(
+    address: Address, noun: Noun, before: Settings, after: Settings, follows: tuple[str, ...]
+) -> Draft:
     """Put another trigger in the place of the old one, in one statement. It then fires on ``origin`` again."""
     drops = before["constraint"] or after["constraint"]
     old, new = (create_sql(noun, s, replaces=not drops) for s in (before, after))
@@ -333,7 +341,9 @@ def _enable(
     )
 
 
-def read_triggers(table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
+def read_triggers(
+    table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
+) -> Iterator[Record]:
     """Read the ``triggers`` of a table or view; ``pointer`` leads to that node."""
     for name, body in node.items():
         address, place = table.child("trigger", name), (*pointer, name)

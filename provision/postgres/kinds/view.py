@@ -33,8 +33,18 @@ from provision.spec.kind import PlainKind, Reader
 from provision.spec.record import Facts, Pointer, Record, Settings
 
 OPTIONS = FieldTable(
-    Field("security_invoker", fields.BOOL, "Check rights and policies of the caller, not the owner.", default=False),
-    Field("security_barrier", fields.BOOL, "Keep leaky conditions of callers behind the view's own.", default=False),
+    Field(
+        "security_invoker",
+        fields.BOOL,
+        "Check rights and policies of the caller, not the owner.",
+        default=False,
+    ),
+    Field(
+        "security_barrier",
+        fields.BOOL,
+        "Keep leaky conditions of callers behind the view's own.",
+        default=False,
+    ),
     Field("check_option", fields.enum("local", "cascaded"), "Refuse rows that the view would not show."),
 )
 _NO_OPTIONS = {"security_invoker": False, "security_barrier": False, "check_option": None}
@@ -57,7 +67,8 @@ FIELDS = FieldTable(
 QUERIES = (
     Query(
         "views",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT c.oid, n.nspname, c.relname, c.relowner, pg_get_viewdef(c.oid), to_json(c.reloptions),
                obj_description(c.oid, 'pg_class'),
                (SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum)
@@ -69,7 +80,8 @@ QUERIES = (
          WHERE c.relkind = 'v' AND {SYSTEM_SCHEMAS}
            AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_class'::regclass AND x.objid = c.oid
                                                      AND x.deptype = 'e')
-         ORDER BY n.nspname, c.relname""",
+         ORDER BY n.nspname, c.relname"""
+        ),
     ),
 )
 
@@ -132,7 +144,9 @@ class ViewKind(PlainKind):
         if "query" in change.fields or "columns" in change.fields:
             drafts.append(_replace(change, before.settings, after.settings, tuple(d.key for d in drafts)))
         elif "options" in change.fields:
-            drafts += _set_options(noun, change, before.settings, after.settings, tuple(d.key for d in drafts))
+            drafts += _set_options(
+                noun, change, before.settings, after.settings, tuple(d.key for d in drafts)
+            )
         follows = tuple(d.key for d in drafts)
         drafts += attributes(noun, address, before.settings, after.settings, fresh=False, follows=follows)
         return Lowered(tuple(drafts), (address,))
@@ -214,7 +228,11 @@ def _set_options(
 
 
 def _option(noun: Noun, name: str, value: Any) -> str:
-    return f"ALTER {noun} SET ({name} = {_word(value)})" if value not in (None, False) else f"ALTER {noun} RESET ({name})"
+    return (
+        f"ALTER {noun} SET ({name} = {_word(value)})"
+        if value not in (None, False)
+        else f"ALTER {noun} RESET ({name})"
+    )
 
 
 def _word(value: Any) -> str:
@@ -242,7 +260,9 @@ def _drop(before: Record, key: str = "") -> Draft:
     )
 
 
-def read_views(schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
+def read_views(
+    schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
+) -> Iterator[Record]:
     """Read the ``views`` of a schema."""
     for name, body in node.items():
         address, place = schema.child("view", name), (*pointer, name)
@@ -253,7 +273,9 @@ def read_views(schema: Address, node: Mapping[str, Any], pointer: Pointer, reade
         former = renamed_from(address, body)
         yield Record(address, settings, schema, refs, origin=place, renamed_from=former)
         yield from read_triggers(address, body.get("triggers") or {}, (*place, "triggers"), reader)
-        yield from read_grants(address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
+        yield from read_grants(
+            address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
+        )
 
 
 KIND = ViewKind()

@@ -1,0 +1,96 @@
+"""Examine what stands between a plane and its servers: secrets, reachability, versions, privileges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from provision import registry
+from provision.reconcile import checking
+from provision.reconcile.targets import Note, Targets
+from provision.spec import secrets
+from provision.spec.errors import HoldfastError, InputError, UnreachableError
+from provision.spec.record import Facts
+
+
+class Finding(NamedTuple):
+    """One thing that was examined. ``remedy`` is the command or statement that mends it."""
+
+    subject: str
+    message: str
+    is_well: bool = True
+    remedy: str = ""
+    unreachable: bool = False
+
+
+def examine(specs: Path, env: str, *, cache: Path, note: Note = lambda text: None) -> list[Finding]:
+    """Look at every secret and every target of an environment. Changes nothing; never stops at the first fault."""
+    workspace = checking.read(specs, env, cache=cache)
+    errors = [d for d in workspace.diagnostics if d.severity == "error"]
+    if errors:
+        raise InputError(f"the specs hold {len(errors)} errors", f"See them: holdfast check --specs {specs} --env {env}")
+    targets = Targets(workspace.document.targets, specs.resolve().parent, env, note)
+    try:
+        return [*_secrets(workspace, targets), *_postgres(workspace, targets), *_nats(workspace, targets)]
+    finally:
+        targets.close()
+
+
+def _secrets(workspace: checking.Workspace, targets: Targets) -> Iterator[Finding]:
+    for roles in workspace.passwords.values():
+        for role, reference in roles.items():
+            name = secrets.describe(reference)
+            if targets.is_set(reference):
+                yield Finding(f"secret {name}", f"set, for role {role}")
+            else:
+                yield Finding(f"secret {name}", f"not set; role {role} needs it", False, "Set it and run again.")
+
+
+def _postgres(workspace: checking.Workspace, targets: Targets) -> Iterator[Finding]:
+    from provision.postgres.observe import missing_privileges, observe
+
+    for name in [n for s, n in workspace.used if s == "pg"]:
+        subject = f"postgres {name}"
+        try:
+            facts = observe(targets.postgres(name), name, ()).facts
+        except HoldfastError as error:
+            yield _failure(subject, error)
+            continue
+        yield Finding(subject, f"PostgreSQL {_version(facts)} at {targets.postgres_settings(name).place}")
+        kinds = {r.address.kind for r in workspace.plane if r.address[:2] == ("pg", name)}
+        for lacking, grant in missing_privileges(facts, kinds):
+            yield Finding(subject, f"role {facts.options['role']} cannot {lacking}", False, f"{grant};")
+        wanted = [r.address.name for r in workspace.plane.of_kind("extension") if r.address.target == name]
+        for extension in wanted:
+            if extension not in facts.options["extensions_available"]:
+                yield Finding(subject, f"extension {extension} is not installed there", False, "Install its package.")
+
+
+def _nats(workspace: checking.Workspace, targets: Targets) -> Iterator[Finding]:
+    from provision.nats.observe import facts as look
+
+    kinds = registry.kinds()
+    for name in [n for s, n in workspace.used if s == "nats"]:
+        subject = f"nats {name}"
+        try:
+            facts = look(targets.nats(name), name)
+        except HoldfastError as error:
+            yield _failure(subject, error)
+            continue
+        yield Finding(subject, f"nats-server {_version(facts)} at {targets.nats_settings(name).place}")
+        for record in workspace.plane:
+            if record.address[:2] == ("nats", name) and kinds[record.address.kind].nature == "live":
+                for option, since in kinds[record.address.kind].unsupported(record, facts):  # type: ignore[attr-defined]
+                    needs = ".".join(map(str, since))
+                    yield Finding(subject, f"{record.address} wants {option}, which came with {needs}", False,
+                                  f"Update the server to {needs}, or take {option} out.")  # fmt: skip
+
+
+def _failure(subject: str, error: HoldfastError) -> Finding:
+    return Finding(subject, str(error), False, error.help, isinstance(error, UnreachableError))
+
+
+def _version(facts: Facts) -> str:
+    major_only = facts.system == "pg"
+    return ".".join(map(str, facts.version[:2] if major_only else facts.version))
