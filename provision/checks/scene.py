@@ -6,6 +6,7 @@ from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from provision.checks.jetstream import Consumer, Stream
 from provision.checks.sqltext import Tokens, tokenize
 from provision.checks.tables import Table
 from provision.postgres import types
@@ -151,6 +152,21 @@ class Scene:
             found[record.address.target, f"{schema}.{name}"].append(record)
         return found
 
+    def tables_with_trigger(self, function: Record) -> list[Table]:
+        """The tables on which a trigger calls this function."""
+        name = self.qualified(function).split("(", 1)[0]
+        return self._trigger_tables.get((function.address.target, name), [])
+
+    @cached_property
+    def _trigger_tables(self) -> dict[tuple[str, str], list[Table]]:
+        found: dict[tuple[str, str], list[Table]] = defaultdict(list)
+        for table in self.tables.values():
+            for trigger in table.of("trigger"):
+                held = found[table.target, str(trigger.settings.get("function") or "").removesuffix("()")]
+                if table not in held:
+                    held.append(table)
+        return found
+
     def table(self, target: str, qualified: str) -> Table | None:
         """A declared table by ``schema.table``."""
         schema, _, name = qualified.rpartition(".")
@@ -196,6 +212,18 @@ class Scene:
             return f"{address.kind.replace('_', ' ')} {address.name}"
         named = ".".join(n for n, raw in zip(address.names, address.path, strict=True) if raw not in KIND_WORDS)
         return named if address.kind in ("table", "column") else f"{address.kind.replace('_', ' ')} {named}"
+
+    @cached_property
+    def streams(self) -> dict[tuple[str, str], Stream]:
+        """Streams, and those behind buckets and object stores, by target and the stream's own name."""
+        kinds = ("stream", "bucket", "object_store")
+        found = (Stream(record, self) for kind in kinds for record in self.of(kind))
+        return {(s.target, s.name): s for s in found}
+
+    @cached_property
+    def consumers(self) -> list[Consumer]:
+        """Every durable consumer."""
+        return [c for s in self.streams.values() for c in s.consumers]
 
     @cached_property
     def texts(self) -> list[Text]:

@@ -31,8 +31,19 @@ def blame(refusal: Refusal, statement: str, records: Iterable[Record]) -> Culpri
     for name in (refusal.constraint, refusal.column, *re.findall(r'"([^"]+)"', refusal.message)):
         for record in candidates:
             if name and record.address.name == name:
-                return Culprit(record, None, None)
+                return narrow(refusal, record)
     return None
+
+
+def narrow(refusal: Refusal, record: Record) -> Culprit:
+    """Blame the text of a record in which the name stands that the server speaks of, else its only text."""
+    found = list(texts(record))
+    for name in re.findall(r'"([^"]+)"|function ([^\s(]+)\(', refusal.message):
+        for field, text in found:
+            match = re.search(rf"(?<!\w){re.escape(name[0] or name[1])}(?!\w)", text)
+            if match:
+                return Culprit(record, field, match.start() + 1)
+    return Culprit(record, found[0][0] if len(found) == 1 else None, None)
 
 
 def _at(statement: str, position: int, records: list[Record]) -> Culprit | None:
@@ -91,16 +102,18 @@ def suspects(object: Address, records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.address != object and any(True for _ in texts(r))][::-1]
 
 
-def neutral(record: Record) -> Record | None:
+def neutral(record: Record, field: str | None) -> Record | None:
     """The record without what the server refused, so that the rest can be tried; None: leave it out.
 
     A column stays, as others stand on it: without expressions, or, if those are not to blame, as text.
     """
-    if record.address.kind != "column":
-        return None
     settings = record.settings
-    if settings.get("default") is not None or settings.get("generated") is not None:
-        return record._replace(settings={**settings, "default": None, "generated": None})
-    if settings.get("type") == "text":
+    if record.address.kind != "column" or settings == {**settings, **_NEUTRAL}:
         return None
-    return record._replace(settings={**settings, "type": "text", "collation": None, "identity": None})
+    has_expression = settings.get("default") is not None or settings.get("generated") is not None
+    if has_expression and field != "type":
+        return record._replace(settings={**settings, "default": None, "generated": None})
+    return record._replace(settings={**settings, **_NEUTRAL})
+
+
+_NEUTRAL = {"type": "text", "collation": None, "identity": None, "default": None, "generated": None}

@@ -15,12 +15,13 @@ from provision.plan.assemble import settle
 from provision.plan.lower import Scene, lower
 from provision.plan.order import order
 from provision.postgres import wire
-from provision.postgres.blame import Culprit, blame, neutral, suspects
+from provision.postgres.blame import Culprit, blame, narrow, neutral, suspects
 from provision.postgres.catalog import Catalog, Query
-from provision.postgres.errors import PostgresError, Refusal, quote, translate
+from provision.postgres.errors import PostgresError, Refusal, translate
 from provision.postgres.memo import Canonical, Keys, Memo
 from provision.postgres.observe import copy
 from provision.postgres.scratch import Scratch, Session
+from provision.postgres.sql import quote_ident
 from provision.spec.change import Change, Draft, Sql
 from provision.spec.ident import Address
 from provision.spec.kind import Kind
@@ -105,16 +106,17 @@ def canonicalise(
     keys = Keys(desired, facts, product)
     wanted = {r.address: keys.key(r) for r in desired if tools.compiles(r)}
     known = memo.get(wanted.values())
-    missing = [desired[a] for a, key in wanted.items() if key not in known]
+    # One record stands for all that share its key.
+    missing = {key: address for address, key in reversed(wanted.items()) if key not in known}
     result = Compiled(desired)
     if missing:
-        part = closure(desired, missing, keys)
+        part = closure(desired, (desired[a] for a in missing.values()), keys)
         result, _ = _compile(part, scratch, tools)
         fresh = {wanted[a]: form for a, form in _forms(result.plane, tools).items() if a in wanted}
         memo.put(fresh)
         known |= fresh
-    merged = (_merge(r, known.get(wanted.get(r.address, ""))) for r in desired)
-    return result._replace(plane=Plane(merged, name=desired.name, env=desired.env))
+    forms = {address: known[key] for address, key in wanted.items() if key in known}
+    return result._replace(plane=_merged(desired, forms))
 
 
 def validate(desired: Plane, memo: Memo, scratch: Scratch, tools: Tools, *, product: str) -> Compiled:
@@ -123,8 +125,7 @@ def validate(desired: Plane, memo: Memo, scratch: Scratch, tools: Tools, *, prod
     forms = _forms(result.plane, tools)
     keys = Keys(desired, facts, product)
     memo.put({keys.key(desired[a]): form for a, form in forms.items() if a in desired})
-    merged = (_merge(r, forms.get(r.address)) for r in desired)
-    return result._replace(plane=Plane(merged, name=desired.name, env=desired.env))
+    return result._replace(plane=_merged(desired, forms))
 
 
 def closure(desired: Plane, roots: Iterable[Record], keys: Keys) -> Plane:
@@ -140,34 +141,23 @@ def closure(desired: Plane, roots: Iterable[Record], keys: Keys) -> Plane:
         needed = (*record.refs, *((record.parent,) if record.parent is not None else ()))
         waiting += [desired[a] for a in needed if a in desired]
         if record.address.kind == "table":
-            # A view's GROUP BY may lean on the primary key; partitioning decides what constraints are legal.
-            for kind in ("column", "primary_key", "partitions"):
-                waiting += desired.children(record.address, kind)
+            waiting += desired.children(record.address, "column")
+        elif record.address.kind == "view":  # its GROUP BY may lean on the primary keys of its tables
+            tables = [r.address for r in keys.mentions(record) if r.address.kind == "table"]
+            waiting += [key for table in tables for key in desired.children(table, "primary_key")]
     order = {address: index for index, address in enumerate(desired.records)}
     return Plane(sorted(found.values(), key=lambda r: order[r.address]), name=desired.name, env=desired.env)
 
 
-def _merge(record: Record, form: Canonical | None) -> Record:
-    if form is None:
-        return record
-    roles = (r for r in record.refs if r.kind == "role" and r not in form.refs)
-    return record._replace(
-        settings=record.settings | dict(form.settings), refs=(*form.refs, *roles), rigid=form.rigid
-    )
+def _merged(desired: Plane, forms: Mapping[Address, Canonical]) -> Plane:
+    records = (forms[r.address].onto(r) if r.address in forms else r for r in desired)
+    return Plane(records, name=desired.name, env=desired.env)
 
 
 def _forms(read: Plane, tools: Tools) -> dict[Address, Canonical]:
     """The canonical forms in what was read back."""
-    return {
-        record.address: Canonical(
-            {name: record.settings.get(name) for name in tools.expressions(record)},
-            # The owner in a scratch database is whoever made it.
-            tuple(a for a in record.refs if a.kind != "role"),
-            record.rigid,
-        )
-        for record in read
-        if tools.expressions(record)
-    }
+    named = ((record, tools.expressions(record)) for record in read)
+    return {record.address: Canonical.of(record, names) for record, names in named if names}
 
 
 def _compile(desired: Plane, scratch: Scratch, tools: Tools) -> tuple[Compiled, Facts]:
@@ -221,7 +211,7 @@ class _Build:
         self._must(["BEGIN", "SET LOCAL statement_timeout = 0", "SET LOCAL client_min_messages = error"])
         self._live = self._observe()
         existing = {str(r) for r in self._role_names()}
-        self._must([f"CREATE ROLE {quote(role)}" for role in roles if role not in existing])
+        self._must([f"CREATE ROLE {quote_ident(role)}" for role in roles if role not in existing])
         drafts = [d for d in self._drafts(self._records) if d.transactional]
         drafts = _one_partition_each(drafts)
         for start in range(0, len(drafts), _TOGETHER):
@@ -309,10 +299,10 @@ class _Build:
         """Report the culprit, take it out, and try the rest of the object until it stands."""
         for _ in range(len(self._records) + 1):
             own = [r for r in self._records.values() if r.address.within(draft.object)]
-            culprit = blame(refusal, _text(draft), own) or self._search(draft, own)
-            self._report(refusal, culprit or Culprit(self._records[draft.object], None, refusal.position))
+            culprit = blame(refusal, _text(draft), own) or self._search(draft, refusal, own)
+            self._report(refusal, culprit or narrow(refusal, self._records[draft.object]))
             record = culprit.record if culprit is not None else None
-            remedied = neutral(record) if record is not None else None
+            remedied = neutral(record, culprit.field) if culprit is not None and record is not None else None
             if record is None or (record.address == draft.object and remedied is None):
                 self._fail(draft.object, str(draft.object))
                 return
@@ -331,11 +321,11 @@ class _Build:
                 return
             refusal = second
 
-    def _search(self, draft: Draft, own: Sequence[Record]) -> Culprit | None:
-        """Leave out one part after the other; the one without which the object stands is to blame."""
+    def _search(self, draft: Draft, refusal: Refusal, own: Sequence[Record]) -> Culprit | None:
+        """Leave out one part after the other; the one without which the server stops saying so is to blame."""
         for record in suspects(draft.object, own):
             rest = dict(self._records)
-            remedied = neutral(record)
+            remedied = neutral(record, None)
             if remedied is None:
                 del rest[record.address]
             else:
@@ -344,10 +334,10 @@ class _Build:
             if again is None:
                 continue
             self._must(["SAVEPOINT search"])
-            refusal = self._try(again)
+            now = self._try(again)
             self._must(["ROLLBACK TO search", "RELEASE search"])
-            if refusal is None:
-                return Culprit(record, None, None)
+            if now is None or (now.sqlstate, now.message) != (refusal.sqlstate, refusal.message):
+                return narrow(refusal, record)
         return None
 
     def _again(self, draft: Draft, records: Mapping[Address, Record]) -> Draft | None:

@@ -16,8 +16,8 @@ from provision.postgres.errors import (
     PostgresError,
     ServerTooOld,
     Unreachable,
-    quote,
 )
+from provision.postgres.sql import quote_ident
 
 if TYPE_CHECKING:
     import psycopg
@@ -292,7 +292,8 @@ def _refused(settings: Settings, text: str) -> PostgresError:
     text = text.replace(settings.password, "***") if settings.password else text
     reason = re.sub(r"^.*?(failed|FATAL|error): +", "", text.split("\n")[0]).removeprefix("FATAL:  ")
     if "permission denied for database" in text:
-        grant = f"GRANT CONNECT ON DATABASE {quote(settings.database)} TO {quote(settings.user or 'public')}"
+        role = quote_ident(settings.user or "public")
+        grant = f"GRANT CONNECT ON DATABASE {quote_ident(settings.database)} TO {role}"
         return PermissionDenied(
             f"{settings.place}: {reason}", object=f"database {settings.database}", grant=grant
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from provision.postgres.sql import quote_ident
 from provision.spec.errors import HoldfastError, InputError, OperationError, UnreachableError
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def translate(refusal: Refusal, *, step: str = "", role: str = "") -> PostgresEr
     state, message = refusal.sqlstate, refusal.message
     where = f"{step}: " if step else ""
     if state == "42501":
-        found, grant = _grant(message, role or "current_user")
+        found, grant = _grant(message, role, step.partition("#")[0])
         return PermissionDenied(f"{where}{message}", object=found, grant=grant)
     if is_connection_lost(state):
         return Unreachable(f"{where}the server closed the connection: {message}", "Run the command again.")
@@ -151,19 +153,28 @@ def refusal_of(error: Error) -> Refusal:
     return found
 
 
-def _grant(message: str, role: str) -> tuple[str, str]:
-    quoted = quote(role) if role != "current_user" else role
+def _grant(message: str, role: str, address: str) -> tuple[str, str]:
+    """What was refused, and the SQL that allows it."""
+    quoted = quote_ident(role) if role else "current_user"
     owner = _OWNER.match(message)
     if owner:
         kind = "table" if owner[1] == "relation" else owner[1]
-        return f"{kind} {owner[2]}", f"ALTER {kind.upper()} {owner[2]} OWNER TO {quoted}"
+        name = _name(owner[2], address)
+        return f"{kind} {name}", f"ALTER {kind.upper()} {name} OWNER TO {quoted}"
     for pattern, found, grant in _GRANTS:
         match = re.match(pattern, message)
         if match:
-            return found.format(*match.groups()), grant.format(*match.groups(), role=quoted)
+            names = [_name(name, address) for name in match.groups()]
+            return found.format(*names), grant.format(*names, role=quoted)
     return "", ""
 
 
+def _name(name: str, address: str) -> str:
+    """Quoted; qualified where it is the table or object of a step, since the server's message leaves it bare."""
+    path = [unquote(part) for part in address.partition("/")[2].split("/")]
+    if len(path) > 1 and name in path[1:] and name != path[0]:
+        return f"{quote_ident(path[0])}.{quote_ident(name)}"
+    return quote_ident(name)
 def quote(identifier: str) -> str:
     """Quote an identifier where it needs it."""
     if re.fullmatch(r"[a-z_][a-z0-9_]*", identifier):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from provision.plan.protocols import LockHeld
 from provision.postgres.catalog import Query, parse_copy
 from provision.postgres.errors import PermissionDenied, refusal_of, translate
+from provision.postgres.sql import quote_literal
 from provision.spec.change import Request, Sql
 from provision.spec.ident import KIND_WORDS
 
@@ -73,7 +74,7 @@ class Held(NamedTuple):
 
 def queries(plane: str, env: str) -> tuple[Query, ...]:
     """The queries that read the ledger of one plane; ``observe`` runs them in its snapshot."""
-    names = {"plane": _literal(plane), "env": _literal(env)}
+    names = {"plane": quote_literal(plane), "env": quote_literal(env)}
     return (
         Query("holdfast_objects", lambda major: _OBJECTS.format(**names)),
         Query("holdfast_contract", lambda major: _CONTRACT.format(**names)),
@@ -230,8 +231,13 @@ class PostgresLedger:
         try:
             yield
         finally:
-            if not self.connection.closed and not self.connection.broken:
+            if self._is_idle():  # a session that broke has lost its lock already
                 self.connection.execute("SELECT pg_advisory_unlock(%s)", [key])
+
+    def _is_idle(self) -> bool:
+        from psycopg.pq import TransactionStatus
+
+        return self.connection.pgconn.transaction_status == TransactionStatus.IDLE
 
     def _held_by(self, key: int) -> HeldBy:
         unsigned = key & 0xFFFF_FFFF_FFFF_FFFF
@@ -285,7 +291,3 @@ def _typed(connection: Connection) -> Iterator[None]:
 
 
 _LEDGER_GRANT = "GRANT ALL ON SCHEMA holdfast TO current_user"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

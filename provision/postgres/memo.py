@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,63 +27,114 @@ _ASIDE = frozenset({"owner", "comment", "prune", "compression", "statistics", "t
 #: What an expression over a table sees of a column.
 _COLUMN = ("type", "collation", "generated")
 _NAMED = frozenset({"table", "view", "function", "enum", "domain", "type", "sequence"})
+_IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
 _KEPT_DAYS = 90
 _BUSY_S = 5.0
 
 
 class Canonical(NamedTuple):
-    """A server's form of a record: the expression settings, and the objects that they refer to."""
+    """A server's form of a record: the expression settings, and the objects that they refer to.
+
+    Addresses are kept as (kind, path), relative to the table of the record where they lie in it (the path then
+    starts with ""), so that equal expressions over equal columns of many tables share one entry.
+    """
 
     settings: Mapping[str, Any]
-    refs: tuple[Address, ...]
-    rigid: tuple[Address, ...]
+    refs: tuple[tuple[str, tuple[str, ...]], ...]
+    rigid: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, record: Record, names: Iterable[str]) -> Canonical:
+        """Take the form from a record that was read from a server. Its owner there is nobody's business."""
+        refs = (a for a in record.refs if a.kind != "role")
+        settings = {name: record.settings.get(name) for name in names}
+        return cls(settings, _relative(refs, record.parent), _relative(record.rigid, record.parent))
+
+    def onto(self, record: Record) -> Record:
+        """Give the record in this form."""
+        refs, rigid = (_absolute(found, record) for found in (self.refs, self.rigid))
+        roles = (a for a in record.refs if a.kind == "role")
+        return record._replace(
+            settings=record.settings | dict(self.settings), refs=(*refs, *roles), rigid=rigid
+        )
 
     def to_json(self) -> str:
-        return json.dumps([dict(self.settings), self.refs, self.rigid], separators=(",", ":"))
+        return json.dumps(self, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Canonical:
         settings, refs, rigid = json.loads(text)
-        return cls(settings, tuple(map(_address, refs)), tuple(map(_address, rigid)))
+        return cls(settings, *(tuple((kind, tuple(path)) for kind, path in found) for found in (refs, rigid)))
 
 
-def _address(parts: list[Any]) -> Address:
-    system, target, kind, path = parts
-    return Address(system, target, kind, tuple(path))
+def _relative(
+    addresses: Iterable[Address], table: Address | None
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    if table is None or table.kind != "table":
+        return tuple((a.kind, a.path) for a in addresses)
+    depth = len(table.path)
+    return tuple((a.kind, ("", *a.path[depth:]) if a.path[:depth] == table.path else a.path) for a in addresses)
+
+
+def _absolute(found: Iterable[tuple[str, tuple[str, ...]]], record: Record) -> tuple[Address, ...]:
+    system, target = record.address[:2]
+    own = record.parent.path if record.parent is not None else ()
+    return tuple(
+        Address(system, target, kind, (*own, *path[1:]) if path[0] == "" else path) for kind, path in found
+    )
 
 
 class Keys:
-    """The memo keys of one desired plane on one server. Pure; digests of shared parts are made once."""
+    """The memo keys of one desired plane on one server. Pure; what records share is digested once."""
 
     def __init__(self, desired: Plane, facts: Facts, product: str) -> None:
         self.desired = desired
         self._environment = _digest([product, facts.version[0], extension_versions(desired, facts)])
         self._named: dict[tuple[str, str], list[Record]] | None = None
-        self._tables: dict[Address, str] = {}
+        self._columns: dict[Address, dict[str, str]] = {}
         self._objects: dict[Address, str] = {}
+        self._keys: dict[tuple[Any, ...], str] = {}
+        self._identifiers: dict[str, frozenset[str]] = {}
 
     def key(self, record: Record) -> str:
-        """The key of a record: its settings, the columns of its table, what its texts name, the server."""
+        """The key of a record: its settings, the columns it may mean, what its texts name, the server."""
         table = record.parent if record.parent is not None and record.parent.kind == "table" else None
-        return _digest(
-            [
-                self._environment,
-                record.address,
-                _relevant(record),
-                self._table(table) if table is not None else "",
-                self._mentioned(record),
-            ]
+        if table is None:
+            return _digest([self._environment, record.address[2:], _relevant(record), self._mentioned(record)])
+        shown = repr(record.settings)
+        qualified = _has_dot(record)
+        parts = (
+            record.address.kind,
+            shown,
+            self._seen_columns(record, shown, table),
+            tuple(self._mentioned(record)) if qualified else (),
+            table.path if qualified else (),
         )
-
-    def _table(self, table: Address) -> str:
-        found = self._tables.get(table)
+        found = self._keys.get(parts)
         if found is None:
-            self._tables[table] = ""  # a column may mention the type of its own table
-            columns = self.desired.children(table, "column")
-            content = [
-                [c.address.name, *(c.settings.get(f) for f in _COLUMN), self._mentioned(c)] for c in columns
-            ]
-            found = self._tables[table] = _digest(content)
+            kind, _, *rest = parts
+            found = self._keys[parts] = _digest([self._environment, kind, _relevant(record), *rest])
+        return found
+
+    def _seen_columns(self, record: Record, shown: str, table: Address) -> tuple[str, ...]:
+        """The columns that the texts of a record may mean, by their identifiers; all, if they name the table."""
+        words = self._identifiers.get(shown)
+        if words is None:
+            words = self._identifiers[shown] = identifiers(record)
+        columns = self._table(table)
+        if record.address.kind not in TEXTS or table.name in words:
+            return tuple(columns.values())
+        return tuple(columns[w] for w in sorted(words) if w in columns)
+
+    def _table(self, table: Address) -> dict[str, str]:
+        """Each column of a table by name, as expressions see it."""
+        found = self._columns.get(table)
+        if found is None:
+            found = self._columns[table] = {}  # a column may mention the type of its own table
+            for column in self.desired.children(table, "column"):
+                name, settings = column.address.name, column.settings
+                seen = [name, *(settings.get(f) for f in _COLUMN)]
+                found[name] = repr([*seen, *self._mentioned(column)])
         return found
 
     def _mentioned(self, record: Record) -> list[str]:
@@ -96,12 +148,11 @@ class Keys:
         return [r for name in sorted(names_in(record)) for r in named.get(name, ()) if r is not record]
 
     def _object(self, record: Record) -> str:
-        if record.address.kind == "table":
-            return self._table(record.address)
         found = self._objects.get(record.address)
         if found is None:
-            own = self._objects[record.address] = _digest([record.address, _relevant(record)])
-            found = self._objects[record.address] = _digest([own, self._mentioned(record)])
+            own = self._objects[record.address] = _digest([record.address[2:], _relevant(record)])
+            columns = self._table(record.address) if record.address.kind == "table" else {}
+            found = self._objects[record.address] = _digest([own, columns, self._mentioned(record)])
         return found
 
     def _index(self) -> Mapping[tuple[str, str], list[Record]]:
@@ -118,12 +169,30 @@ def extension_versions(desired: Plane, facts: Facts) -> list[list[str | None]]:
     installed = facts.options.get("extensions") or {}
     available = facts.options.get("extensions_available") or {}
     return [
-        [
-            r.address.name,
-            r.settings.get("version") or installed.get(r.address.name) or available.get(r.address.name),
-        ]
+        [name, r.settings.get("version") or installed.get(name) or available.get(name)]
         for r in desired.of_kind("extension")
+        for name in [r.address.name]
     ]
+
+
+def identifiers(record: Record) -> frozenset[str]:
+    """Every word in the SQL texts of a record that may be the name of a column, folded as the server does."""
+    found: set[str] = set()
+    for text in _strings([record.settings.get(key) for key in TEXTS.get(record.address.kind, ())]):
+        found.add(text)
+        for match in _IDENTIFIER.finditer(text):
+            found.add(match[1].replace('""', '"') if match[1] else match[2].lower())
+    return frozenset(found)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
 
 
 def _relevant(record: Record) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from provision.postgres import wire
 from provision.postgres.catalog import Catalog, Query, parse_copy
 from provision.postgres.connect import SESSION
 from provision.postgres.errors import Refusal, translate
+from provision.postgres.sql import quote_ident, quote_literal
 from provision.spec.record import Facts
 
 if TYPE_CHECKING:
@@ -169,16 +170,16 @@ def missing_privileges(facts: Facts, kinds: Iterable[str]) -> list[tuple[str, st
     options, wanted = facts.options, set(kinds)
     if options["superuser"]:
         return []
-    role, found = options["role"], []
+    role, database = quote_ident(options["role"]), quote_ident(options["database"])
+    found = []
     if not options["create"] and wanted & {"schema", "extension"}:
-        found.append(("create schemas", f'GRANT CREATE ON DATABASE "{options["database"]}" TO "{role}"'))
+        found.append(("create schemas", f"GRANT CREATE ON DATABASE {database} TO {role}"))
     if not options["createrole"] and wanted & {"role", "membership"}:
-        found.append(("manage roles", f'ALTER ROLE "{role}" CREATEROLE'))
+        found.append(("manage roles", f"ALTER ROLE {role} CREATEROLE"))
     if "role" in wanted and "unknown" in options["password_state"].values():
-        found.append(("see whether passwords fit", f'GRANT SELECT ON pg_catalog.pg_authid TO "{role}"'))
+        found.append(("see whether passwords fit", f"GRANT SELECT ON pg_catalog.pg_authid TO {role}"))
     return found
 
 
 def _password_query(passwords: Mapping[str, str]) -> str:
-    names = ", ".join("'" + role.replace("'", "''") + "'" for role in passwords)
-    return _PASSWORDS.format(names=names)
+    return _PASSWORDS.format(names=", ".join(map(quote_literal, passwords)))

@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256 verifiers as PostgreSQL stores them: build one from a password, and check a password against one.
+"""SCRAM-SHA-256 verifiers as PostgreSQL stores them: built from a password, or compared with one.
 
 RFC 5802 and RFC 7677; the text form is that of pg_authid.rolpassword (PostgreSQL docs, pg_authid). Passwords
 reach the server only in this form, so no log of the server can hold one.

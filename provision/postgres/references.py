@@ -1,7 +1,7 @@
 """Find schema-qualified names in SQL text. Pure: a lexer of PostgreSQL's tokens, never a parser.
 
-PL/pgSQL and quoted SQL bodies leave no trace in pg_depend, and desired objects have no catalog yet; what
-their text names is matched against the plane by the caller. Lexical rules: PostgreSQL docs, "Lexical Structure".
+PL/pgSQL and quoted SQL bodies leave no trace in pg_depend, and desired objects have no catalog yet; what their
+text names is matched against the plane by the caller. Lexical rules: PostgreSQL docs, "Lexical Structure".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TOKEN = re.compile(
       | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
       | (?P<word>[^\W\d][\w$]*)
       | (?P<number>\d[\da-zA-Z_]*(?:\.(?!\.)\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
-      | (?P<symbol>.)""",
+      | (?P<symbol>\.\.|.)""",
     re.VERBOSE | re.DOTALL,
 )
 _BLOCK = re.compile(r"/\*|\*/")
@@ -55,7 +55,7 @@ _UNICODE = re.compile(r"\\(?:\\|\+([0-9A-Fa-f]{6})|([0-9A-Fa-f]{4}))")
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """Give the tokens of SQL text; white space and comments are left out. Unfinished literals run to the end."""
+    """Give the tokens of SQL text without white space and comments. Unfinished literals run to the end."""
     position = 0
     while position < len(sql):
         match = _TOKEN.match(sql, position)
@@ -118,12 +118,7 @@ def split_name(text: str) -> tuple[str, ...]:
     """The parts of a dotted name: ``a."B.c"`` gives ("a", "B.c"). Raises ValueError for anything else."""
     parts = list(tokens(text))
     names, dots = parts[::2], parts[1::2]
-    if (
-        not names
-        or len(names) == len(dots)
-        or any(d.text != "." for d in dots)
-        or not all(map(_is_name, names))
-    ):
+    if not names or len(names) == len(dots) or any(d.text != "." for d in dots) or not all(map(_is_name, names)):
         raise ValueError(f"not a name: {text!r}")
     return tuple(map(name_of, names))
 

@@ -90,7 +90,11 @@ def _indexes(major: int) -> str:
                     JOIN pg_namespace ln ON ln.oid = l.relnamespace
                    WHERE p.isleaf AND p.level > 0 AND NOT EXISTS (
                      SELECT FROM pg_partition_tree(i.indexrelid) q JOIN pg_index j ON j.indexrelid = q.relid
-                      WHERE j.indrelid = p.relid AND j.indisvalid)) END
+                      WHERE j.indrelid = p.relid AND j.indisvalid)) END,
+               CASE WHEN i.indexprs IS NOT NULL OR i.indpred IS NOT NULL THEN
+                 (SELECT string_agg(DISTINCT e.refobjsubid::text, ' ') FROM pg_depend e
+                   WHERE e.classid = 'pg_class'::regclass AND e.objid = i.indexrelid
+                     AND e.refclassid = 'pg_class'::regclass AND e.refobjid = i.indrelid AND e.refobjsubid > 0) END
           FROM pg_index i
           JOIN pg_class c ON c.oid = i.indrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace

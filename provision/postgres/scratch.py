@@ -13,6 +13,7 @@ from provision.postgres import wire
 from provision.postgres.connect import Settings, connect
 from provision.postgres.errors import PostgresError
 from provision.postgres.observe import observe
+from provision.postgres.sql import quote_ident
 from provision.spec.errors import OperationError
 from provision.spec.record import Facts
 
@@ -66,10 +67,10 @@ class ScratchDatabases:
             return self._on_target(self.settings)
         if self._embedded is not None:
             return self._in_embedded(self._embedded)
-        role = self.facts.options["role"] if self.facts is not None else "the role"
+        role = quote_ident(self.facts.options["role"]) if self.facts is not None else "the role"
         raise NoScratch(
             f"not compiled here: needs CREATEDB for {role}, or an embedded PostgreSQL {self.major}",
-            f"Run: ALTER ROLE \"{role}\" CREATEDB; or: pip install 'holdfast-provision[embedded]'",
+            f"Run: ALTER ROLE {role} CREATEDB; or: pip install 'holdfast-provision[embedded]'",
         )
 
     def _may_create(self, roles: Collection[str]) -> bool:

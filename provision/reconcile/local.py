@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from provision.embedded.environment import NatsSpec, PostgresSpec, Running
 from provision.spec.document import Document, load
 from provision.spec.errors import InputError
 
-#: What an embedded server gets where the target says nothing: (option of the target, field of NatsSpec).
+#: Options of a target that an embedded NATS server is started with.
 _NATS = ("max_payload", "max_file_store", "max_memory_store")
 
 
@@ -60,13 +61,19 @@ def secret_names(node: Any) -> set[str]:
     return set()
 
 
-def _postgres(settings: Any, document: Document) -> PostgresSpec:
-    version = settings.get("version")
-    spec = PostgresSpec(database=settings.get("database") or document.plane)
-    return spec if version is None else spec._replace(major=int(str(version).split(".")[0]))
+def _postgres(settings: Mapping[str, Any], document: Document) -> PostgresSpec:
+    found = PostgresSpec(database=settings.get("database") or document.plane)
+    version, connections = settings.get("version"), settings.get("max_connections")
+    if version is not None:
+        found = found._replace(major=int(str(version).split(".")[0]))
+    if connections is not None:
+        # Each session may hold one prepared transaction (PostgreSQL docs, max_prepared_transactions).
+        limits = {"max_connections": connections, "max_prepared_transactions": connections}
+        found = found._replace(settings=limits)
+    return found
 
 
-def _nats(settings: Any) -> NatsSpec:
+def _nats(settings: Mapping[str, Any]) -> NatsSpec:
     found = {key: settings[key] for key in _NATS if settings.get(key) is not None}
     tags = settings.get("tags")
     return NatsSpec(**found, tags=tuple(tags) if tags else ())

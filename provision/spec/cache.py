@@ -112,21 +112,28 @@ def _module_stamp(module: str) -> tuple[str, int, int]:
 def _load(place: Path, key: bytes) -> Any:
     """Read a cache file that was written for this key, by this user, and is whole; else None."""
     try:
-        handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with open(place, "rb", opener=_open_ours) as file:
+            if file.read(len(key)) != key:
+                return None
+            seal, payload = file.read(_DIGEST_BYTES), file.read()
     except OSError:
         return None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-        if not ours or stat.S_IMODE(status.st_mode) & 0o077 or file.read(len(key)) != key:
-            return None
-        seal, payload = file.read(_DIGEST_BYTES), file.read()
     if blake2b(payload, digest_size=_DIGEST_BYTES, key=key).digest() != seal:
         return None
     try:
         return marshal.loads(payload)  # noqa: S302 sealed, and written by this user
     except (ValueError, EOFError, TypeError):
         return None
+
+
+def _open_ours(path: str, flags: int) -> int:
+    """Open a regular file that only this user could have written; anything else is refused."""
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+        return handle
+    os.close(handle)
+    raise PermissionError(path)
 
 
 def _store(place: Path, key: bytes, content: Any) -> None:
@@ -231,9 +238,7 @@ def _restore(stored: Any, inputs: Inputs, parsed: _ParsedFiles) -> tuple[Documen
         new(Record, (at(a), settings, at(p), tuple(map(at, refs)), tuple(map(at, rigid)), origin, at(r)))
         for a, settings, p, refs, rigid, origin, r in rows
     ]
-    by_name = {
-        (system, target): Target(system, target, kind, settings) for system, target, kind, settings in targets
-    }
+    by_name = {(system, target): Target(system, target, kind, settings) for system, target, kind, settings in targets}
     diagnostics = tuple(map(_diagnostic, known))
     facts = Known(name, by_name, diagnostics, is_complete, {path: digest or "" for path, digest in bodies})
     document = Document(inputs, parse=parsed.parse, known=facts)

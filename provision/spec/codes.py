@@ -352,11 +352,11 @@ CODES: dict[str, Page] = {
         one nanosecond.""",
         """
         streams:
-          TASKS: {max_age: 0.5ns}
+          TASKS: {subjects: [tasks.>], max_age: 0.5ns}
         """,
         """
         streams:
-          TASKS: {max_age: 1ns}
+          TASKS: {subjects: [tasks.>], max_age: 1ns}
         """,
     ),
     "HF0211": _page(

@@ -46,11 +46,20 @@ class Finding(NamedTuple):
 
 
 def explain(error: Any, schema: Json) -> Iterator[Finding]:
-    """Put one jsonschema-rs error into words. Several wrong keys of one mapping give several findings."""
+    """Put one jsonschema-rs error into words: at least one finding, several for several wrong keys."""
     pointer: Pointer = tuple(error.instance_path)
+    found = False
+    for finding in _explain(error, pointer, schema):
+        found = True
+        yield finding
+    if not found:
+        yield Finding("HF0209", pointer, f"{_label(pointer)}: {error.message[:200]}", "", pointer)
+
+
+def _explain(error: Any, pointer: Pointer, schema: Json) -> Iterator[Finding]:
     node = _subschema(schema, error.schema_path[:-1])
     kind = error.kind
-    if kind.name in ("anyOf", "oneOf") and getattr(kind, "context", None) and not _several_forms(kind):
+    if _is_choice(error):
         yield from _explain_forms(error, pointer, schema)
     elif kind.name == "oneOf":
         yield _one_form_only(pointer, node)
@@ -71,8 +80,9 @@ def _subschema(schema: Any, path: Any) -> Json:
     return schema if isinstance(schema, Mapping) else {}
 
 
-def _several_forms(kind: Any) -> bool:
-    return type(kind).__name__.endswith("OneOfMultipleValid")
+def _is_choice(error: Any) -> bool:
+    """Whether no form of a choice fits. (That more than one of oneOf fits is another mistake.)"""
+    return error.kind.name in ("anyOf", "oneOf") and type(error.kind).__name__ != "OneOfMultipleValid"
 
 
 class _Form(NamedTuple):
@@ -84,15 +94,20 @@ def _forms(error: Any, schema: Json) -> Iterator[_Form]:
     """The forms an option may take, nested choices laid flat, with what speaks against each."""
     branches = _subschema(schema, error.schema_path[:-1])[error.kind.name]
     for branch, errors in zip(branches, error.kind.context, strict=True):
-        nested = [e for e in errors if e.kind.name in ("anyOf", "oneOf") and getattr(e.kind, "context", None)]
-        if len(errors) == 1 and nested and nested[0].instance_path == error.instance_path:
-            yield from _forms(nested[0], schema)
+        if len(errors) == 1 and _is_choice(errors[0]) and errors[0].instance_path == error.instance_path:
+            yield from _forms(errors[0], schema)
         elif branch != {"type": "null"}:
             yield _Form(branch, errors)
 
 
 def _explain_forms(error: Any, pointer: Pointer, schema: Json) -> Iterator[Finding]:
     forms = list(_forms(error, schema))
+    if all(_is_secret(form.schema) for form in forms) and not isinstance(error.instance, dict):
+        yield _plain_secret(pointer)
+        return
+    if all(form.schema.keys() == {"required"} for form in forms):
+        yield _missing_choice(pointer, [key for form in forms for key in form.schema["required"]])
+        return
     fitting = [f for f in forms if not any(_rejects_type(e, error) for e in f.errors)]
     if len(forms) > 1 and not fitting:
         yield _wrong_forms(pointer, error.instance, [f.schema for f in forms])
@@ -141,9 +156,7 @@ def _unknown_key(pointer: Pointer, key: str, node: Json) -> Finding:
     else:
         help = "Take it out, or look the option up in the reference."
     place = (*pointer, key)
-    message = (
-        f"unknown key {key}: {_label(pointer)} has no such option" if pointer else f"unknown section {key}"
-    )
+    message = f"unknown key {key}: {_label(pointer)} has no such option" if pointer else f"unknown section {key}"
     return Finding("HF0201", place, message, help, place, True)
 
 
@@ -151,6 +164,21 @@ def _missing_key(pointer: Pointer, key: str, node: Json) -> Finding:
     wanted = node.get("properties", {}).get(key)
     help = f"Add {key}: {expectation(wanted)}." if wanted else f"Add {key}."
     return Finding("HF0206", pointer, f"{_label(pointer)} lacks {key}", help, pointer, True)
+
+
+def _missing_choice(pointer: Pointer, keys: list[str]) -> Finding:
+    listed = " or ".join(dict.fromkeys(keys))
+    return Finding("HF0206", pointer, f"{_label(pointer)} lacks {listed}", f"Add {listed}.", pointer, True)
+
+
+def _is_secret(schema: Json) -> bool:
+    return set(schema.get("properties", ())) == {"env", "file"}
+
+
+def _plain_secret(pointer: Pointer) -> Finding:
+    """The value is not shown: it may be the secret."""
+    message = f"{_label(pointer)} takes a reference, never the secret itself"
+    return Finding("HF0133", pointer, message, "Write {env: NAME} or {file: path}.", pointer)
 
 
 def _bad_name(pointer: Pointer, inner: Any, node: Json) -> Finding:
@@ -164,9 +192,7 @@ def _bad_name(pointer: Pointer, inner: Any, node: Json) -> Finding:
 def _one_form_only(pointer: Pointer, node: Json) -> Finding:
     keys = [key for branch in node.get("oneOf", ()) for key in branch.get("required", ())]
     listed = " or ".join(keys) or "its forms"
-    return Finding(
-        "HF0209", pointer, f"{_label(pointer)} takes either {listed}, not both", "Keep one.", pointer
-    )
+    return Finding("HF0209", pointer, f"{_label(pointer)} takes either {listed}, not both", "Keep one.", pointer)
 
 
 def _wrong_forms(pointer: Pointer, value: Any, forms: list[Json]) -> Finding:
@@ -188,12 +214,7 @@ def _wrong_unit(pointer: Pointer, value: Any, pattern: str) -> Finding:
         parse(value)
     except (units.UnitError, TypeError) as error:
         help = getattr(error, "help", "")
-    if (
-        pattern == units.DURATION_PATTERN
-        and isinstance(value, int)
-        and not isinstance(value, bool)
-        and value > 0
-    ):
+    if pattern == units.DURATION_PATTERN and isinstance(value, int) and not isinstance(value, bool) and value > 0:
         help = f"{help} {value} seconds are {units.format_duration(value * 10**9)}."
     if isinstance(value, str) and (fixed := _respelled(value, pattern)) is not None:
         help = f"Write {fixed}."
@@ -240,14 +261,11 @@ def _wrong_value(pointer: Pointer, keyword: str, value: Any, node: Json, fallbac
     if keyword == "pattern" and node["pattern"] in _UNITS:
         return _wrong_unit(pointer, value, node["pattern"])
     if keyword == "type":
-        near = _BOOLEANS.get(str(value).lower()) if node.get("type") == "boolean" else None
-        help = f"Write {near}: in YAML 1.2 {value} is a text." if near else _quote_help(node, value)
+        help = _type_help(node, value)
         return Finding("HF0202", pointer, _takes(pointer, expectation(node), value), help, pointer)
     if keyword in ("enum", "const"):
         options = node.get("enum", [node.get("const")])
-        return Finding(
-            "HF0204", pointer, _takes(pointer, expectation(node), value), _near(value, options), pointer
-        )
+        return Finding("HF0204", pointer, _takes(pointer, expectation(node), value), _near(value, options), pointer)
     if keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
         return Finding("HF0205", pointer, _takes(pointer, expectation(node), value), "", pointer)
     if keyword == "pattern":
@@ -273,6 +291,14 @@ _COUNTS = {
 
 def _takes(pointer: Pointer, words: str, value: Any) -> str:
     return f"{_label(pointer)} takes {words}, not {shown(value)}"
+
+
+def _type_help(node: Json, value: Any) -> str:
+    if node.get("type") == "boolean" and (near := _BOOLEANS.get(str(value).lower())) is not None:
+        return f"Write {near}: in YAML 1.2 {value} is a text."
+    if node.get("type") in ("integer", "number") and isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+        return f"Take the quotes away: {value}."
+    return _quote_help(node, value)
 
 
 def _quote_help(node: Json, value: Any) -> str:
@@ -303,6 +329,8 @@ def shown(value: Any) -> str:
 
 def expectation(schema: Json) -> str:
     """Say in a few words what a schema takes: ``a duration such as 30s``, ``one of file, memory``."""
+    if _is_secret(schema):
+        return "a reference {env: NAME} or {file: path}"
     for keyword in ("anyOf", "oneOf"):
         if keyword in schema and "type" not in schema:
             forms = [expectation(form) for form in schema[keyword] if form != {"type": "null"}]

@@ -22,6 +22,10 @@ Line = Callable[[Mark], str]
 _REDACT = Redactor()
 #: A broken file may hold anything; none of it may steer the terminal, or move the caret.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+#: A secret where a reference belongs.
+_PLAIN_SECRET = re.compile(
+    r"""(\b(?:password|token|nkey)["']?\s*:\s*)(?!null\b|~|\{)("[^"]*"?|'[^']*'?|[^\s,}\]][^,}\]]*)"""
+)
 _BOLD, _RED, _YELLOW, _DIM, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 #: Longer source lines are shown around the caret.
 _MAX_LINE = 140
@@ -59,8 +63,8 @@ def _excerpt(mark: Mark, line: Line, tone: str | bool) -> str:
     written = _UNPRINTABLE.sub(" ", line(mark))
     if not written.strip():
         return ""
-    # A password that somebody wrote into a connection string must not be repeated in a log.
-    source, start = _REDACT(written), len(_REDACT(written[: mark.column - 1]))
+    # A password that somebody wrote into a spec must not be repeated in a log.
+    source, start = _without_secrets(written), len(_without_secrets(written[: mark.column - 1]))
     width = max(1, min(mark.width or 1, len(source) - start))
     if len(source) > _MAX_LINE:
         cut = max(0, min(start - 20, len(source) - _MAX_LINE))
@@ -72,6 +76,10 @@ def _excerpt(mark: Mark, line: Line, tone: str | bool) -> str:
     if tone:
         caret = f"{tone}{caret}{_OFF}"
     return f"    {number:>3} | {source}\n    {'':>{max(3, len(number))}} | {' ' * start}{caret}\n"
+
+
+def _without_secrets(line: str) -> str:
+    return _PLAIN_SECRET.sub(r"\1***", _REDACT(line))
 
 
 def as_json(diagnostics: Iterable[Diagnostic]) -> str:

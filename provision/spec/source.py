@@ -169,9 +169,7 @@ class Source:
             for step, child in node.items() if keyed else enumerate(node):
                 after += keyed
                 found[step] = after
-                start, size = (
-                    self._numbers.get(id(child), (-1, 0)) if child.__class__ in (dict, list) else (-1, 0)
-                )
+                start, size = self._numbers.get(id(child), (-1, 0)) if child.__class__ in (dict, list) else (-1, 0)
                 after += size if start == after else 1
         return found
 
@@ -189,7 +187,7 @@ class Source:
 
 def _width(rest: str, in_flow: bool) -> int:
     """How many characters the node takes that starts ``rest``, on its own line."""
-    if not rest.strip():
+    if not rest.strip(" \t"):
         return 0
     if rest[0] in "|>" and _BLOCK_SCALAR.match(rest):
         return 1
@@ -213,7 +211,7 @@ def _width(rest: str, in_flow: bool) -> int:
                 return int(event.end_mark.column) - len(opener)  # type: ignore[union-attr]
     except YAMLError:
         pass
-    return len(rest.rstrip())
+    return len(rest.rstrip(" \t"))
 
 
 def unreadable(name: str, text: str, diagnostics: Sequence[Diagnostic] = ()) -> Source:

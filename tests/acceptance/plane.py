@@ -31,9 +31,9 @@ class Plane(NamedTuple):
         return holdfast(self.specs, env, *arguments)
 
 
-def holdfast(specs: Path, env: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would; its cache is its own."""
-    variables = {**_ENVIRONMENT, "HOLDFAST_CACHE": str(specs.parent / "cache")}
+def holdfast(specs: Path, env: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, with these variables; its cache is its own."""
+    variables = {**_ENVIRONMENT, "HOLDFAST_CACHE": str(specs.parent / "cache"), **variables}
     command = [str(HOLDFAST), "--specs", str(specs), "--env", env, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=False, timeout=170)
 

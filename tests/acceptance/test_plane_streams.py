@@ -219,9 +219,7 @@ def test_every_filter_can_match(js: Request) -> None:
 
 
 @pytest.mark.req("A3.4", "A3.5")
-def test_the_monitoring_consumer_is_a_template_that_a_client_can_use(
-    js: Request, applied_plane: Plane
-) -> None:
+def test_the_monitoring_consumer_is_a_template_that_a_client_can_use(js: Request, applied_plane: Plane) -> None:
     assert js("$JS.API.CONSUMER.NAMES.AGENT_STATE")["total"] == 0
     content = json.loads(_contract(js))
     template = content["templates"]["AGENT_STATE"]["monitoring"]
@@ -256,9 +254,7 @@ def _contract(js: Request) -> str:
 @pytest.mark.req("A3.11")
 def test_messages_that_nobody_acknowledges_are_told_of(js: Request) -> None:
     found = config(js, "DEAD_LETTERS")
-    holds(
-        found, subjects=["$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"], retention="limits", storage="file"
-    )
+    holds(found, subjects=["$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"], retention="limits", storage="file")
 
 
 def test_the_journal_of_the_hot_bucket_loses_nothing_by_itself(js: Request) -> None:

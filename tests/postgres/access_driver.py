@@ -38,9 +38,7 @@ class Complaints:
     def fail(self, pointer: Pointer, error: FieldError) -> None:
         self.found.append(((*pointer, *error.path), str(error)))
 
-    def report(
-        self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False
-    ) -> None:
+    def report(self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False) -> None:
         self.found.append((pointer, message))
 
 
@@ -70,6 +68,11 @@ def changed(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     else:
         node[last] = value
     return result
+
+
+def texts(plan: Plan) -> list[str]:
+    """The SQL of a plan's steps."""
+    return [s.request.text for s in plan.steps if isinstance(s.request, Sql)]
 
 
 class World:
@@ -107,10 +110,10 @@ class World:
 
     def facts(self, wanted: Plane) -> Facts:
         states = {}
-        for role in wanted.of_kind("role"):
-            reference = role.settings["password"]
+        for record in wanted.of_kind("role"):
+            reference = record.settings["password"]
             if reference is not None:
-                name = (role.renamed_from or role.address).name
+                name = (record.renamed_from or record.address).name
                 stored = self.one(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{name}'")
                 states[name] = "match" if verify(self.secrets[reference["env"]], stored) else "differs"
         options = {
@@ -135,18 +138,14 @@ class World:
                 other.run("ROLLBACK")
             finally:
                 other.close()
-        return Plane(
-            [self._canonical(r, read_back.get(r.address)) for r in wanted], name="agents", env="test"
-        )
+        return Plane([self._canonical(r, read_back.get(r.address)) for r in wanted], name="agents", env="test")
 
     def _canonical(self, record: Record, read_back: Record | None) -> Record:
         names = getattr(self.kinds[record.address.kind], "expressions", ())
         if read_back is None or not names:
             return record
         settings = {n: read_back.settings[n] for n in names}
-        return record._replace(
-            settings=record.settings | settings, refs=read_back.refs, rigid=read_back.rigid
-        )
+        return record._replace(settings=record.settings | settings, refs=read_back.refs, rigid=read_back.rigid)
 
     def plan(self, wanted: Plane, owned: tuple[str, ...] | None = None) -> Plan:
         live = self.live()
@@ -175,7 +174,7 @@ class World:
         """Change one thing and take it back. Gives the first plan; both must change something and end equal."""
         there = self.apply(changed(base, path, value))
         back = self.apply(base)
-        assert there.steps and back.steps, f"{path} = {value!r} changed nothing"
+        assert all((there.steps, back.steps)), f"{path} = {value!r} changed nothing"
         return there
 
 

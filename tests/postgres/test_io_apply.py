@@ -125,8 +125,8 @@ def test_a_missing_privilege_names_the_grant(pg_database: dict[str, Any], sessio
         assert caught.value.grant == "GRANT USAGE, CREATE ON SCHEMA app TO guest"
         session.execute("GRANT USAGE, CREATE ON SCHEMA app TO guest")
         with pytest.raises(PermissionDenied) as caught:
-            Applier(guest, book, no_secret).run([step("x", "ALTER TABLE app.jobs ADD c int")])
-        assert caught.value.grant == "ALTER TABLE jobs OWNER TO guest"
+            Applier(guest, book, no_secret).run([step("app/jobs/column/c", "ALTER TABLE app.jobs ADD c int")])
+        assert caught.value.grant == "ALTER TABLE app.jobs OWNER TO guest"
 
 
 def test_a_lock_held_for_a_while_is_waited_for_in_short_tries(

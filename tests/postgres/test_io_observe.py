@@ -99,9 +99,9 @@ def test_passwords_are_compared_where_pg_authid_can_be_read(pg_database: dict[st
     assert set(facts.options["password_state"].values()) == {"unknown"}
     missing = observe.missing_privileges(facts, ["schema", "role"])
     assert [grant for _, grant in missing] == [
-        f'GRANT CREATE ON DATABASE "{pg_database["dbname"]}" TO "wrong"',
-        'ALTER ROLE "wrong" CREATEROLE',
-        'GRANT SELECT ON pg_catalog.pg_authid TO "wrong"',
+        f"GRANT CREATE ON DATABASE {pg_database['dbname']} TO wrong",
+        "ALTER ROLE wrong CREATEROLE",
+        "GRANT SELECT ON pg_catalog.pg_authid TO wrong",
     ]
 
 

@@ -28,6 +28,7 @@ from provision.spec.record import Facts, Record, Settings
 
 #: ALTER COLUMN … SET EXPRESSION came with 17; before, another expression means another column.
 _SET_EXPRESSION_SINCE = 17
+_STORAGE_IN_DEFINITION_SINCE = 16
 _SEQUENCE = {"start": "START WITH", "increment": "INCREMENT BY", "min": "MINVALUE", "max": "MAXVALUE", "cache": "CACHE"}
 _LATER = ("statistics", "options", "comment")
 
@@ -52,7 +53,7 @@ def definition(record: Record, major: int, *, default: bool = True) -> str:
     """The column as CREATE TABLE and ADD COLUMN take it; what needs a statement of its own is left out."""
     s = record.settings
     parts = [sql.quote_ident(record.address.name), s["type"]]
-    if s["storage"] is not None and major >= 16:
+    if s["storage"] is not None and major >= _STORAGE_IN_DEFINITION_SINCE:
         parts.append(f"STORAGE {s['storage'].upper()}")
     if s["compression"] is not None:
         parts.append(f"COMPRESSION {s['compression']}")
@@ -156,10 +157,17 @@ def add(after: Record, context: Context) -> Iterator[Draft]:
     if deferred:
         summary = f"default for new rows of {address.name}; rows that exist keep NULL until a migration fills them"
         yield _set_default(address, s["default"], None, summary)
-    if s["storage"] is not None and major < 16:
+    yield from after_creation(after, major)
+
+
+def after_creation(record: Record, major: int) -> Iterator[Draft]:
+    """What CREATE TABLE and ADD COLUMN have no words for."""
+    address, s = record.address, record.settings
+    if s["storage"] is not None and major < _STORAGE_IN_DEFINITION_SINCE:
         yield _storage(address, s["storage"], None)
+    blank: Settings = {"comment": None, "options": {}, "statistics": None}
     for field in _LATER:
-        yield from _CHANGES[field](address, {"comment": None, "options": {}, "statistics": None}, s)
+        yield from _CHANGES[field](address, blank, s)
 
 
 def _adding(after: Record, context: Context, *, volatile: bool) -> Iterator[Hazard]:

@@ -18,8 +18,10 @@ from provision.spec.ident import Address
 #: A SELECT of the dependencies of ``{object}`` (an SQL condition on ``d``), for use inside a bigger query.
 DEPENDENCIES = """
     (SELECT json_agg(json_build_array(
-                CASE d.refclassid WHEN 'pg_class'::regclass THEN 'c' WHEN 'pg_proc'::regclass THEN 'p' ELSE 't' END,
-                CASE WHEN dt.typrelid <> 0 THEN dt.typrelid ELSE d.refobjid END::text, da.attname, da.atttypid::text)
+                CASE d.refclassid WHEN 'pg_class'::regclass THEN 'c'
+                                  WHEN 'pg_proc'::regclass THEN 'p' ELSE 't' END,
+                CASE WHEN dt.typrelid <> 0 THEN dt.typrelid ELSE d.refobjid END::text,
+                da.attname, da.atttypid::text)
                 ORDER BY d.refclassid, d.refobjid, d.refobjsubid)
        FROM pg_depend d
        LEFT JOIN pg_attribute da ON d.refclassid = 'pg_class'::regclass AND d.refobjsubid <> 0
@@ -35,7 +37,8 @@ class Edges(NamedTuple):
     rigid: tuple[Address, ...]
 
 
-_MAPS: WeakKeyDictionary[Catalog, tuple[Mapping[str, Address], Mapping[str, Address]]] = WeakKeyDictionary()
+_Map = Mapping[str, Address]
+_MAPS: WeakKeyDictionary[Catalog, tuple[_Map, _Map]] = WeakKeyDictionary()
 
 
 class Dependencies:
@@ -90,9 +93,9 @@ def _types(catalog: Catalog) -> Mapping[str, Address]:
     """Enums and domains by oid, their arrays too."""
     found: dict[str, Address] = {}
     for oid, schema, name, typtype, _, _, array, *_ in catalog.rows("types"):
-        assert oid is not None and schema is not None and name is not None
-        address = catalog.schema_address(schema).child("enum" if typtype == "e" else "domain", name)
-        found[oid] = address
+        kind = "enum" if typtype == "e" else "domain"
+        address = catalog.schema_address(str(schema)).child(kind, str(name))
+        found[str(oid)] = address
         if array and array != "0":
             found[array] = address
     return found
@@ -101,8 +104,6 @@ def _types(catalog: Catalog) -> Mapping[str, Address]:
 def _functions(catalog: Catalog) -> Mapping[str, Address]:
     found: dict[str, Address] = {}
     for row in catalog.rows("functions"):
-        oid, schema, name, arguments = row[0], row[1], row[2], row[3]
-        assert oid is not None and schema is not None and name is not None
-        segment = function_segment(name, json.loads(arguments or "[]"))
-        found[oid] = catalog.schema_address(schema).child("function", segment)
+        segment = function_segment(str(row[2]), json.loads(row[3] or "[]"))
+        found[str(row[0])] = catalog.schema_address(str(row[1])).child("function", segment)
     return found

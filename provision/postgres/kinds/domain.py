@@ -1,4 +1,4 @@
-"""Domains: a type with a default, a null rule and named checks. Another base type or collation replaces them."""
+"""Domains: a type with a default, a null rule and named checks. Another base type or collation swaps the type."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from provision.postgres.kinds.ownership import (
     rename,
     renamed_from,
     retitle_owner,
+    retitle_texts,
     role_refs,
 )
 from provision.postgres.kinds.type_swap import swap, users
@@ -67,23 +68,20 @@ class DomainKind(PlainKind):
             schema, name, typtype, owner = row[1:5]
             if typtype != "d":
                 continue
-            assert schema is not None and name is not None and owner is not None
             comment, _, base, not_null, default, collation, checks, depends = row[7:15]
-            role = catalog.roles[owner]
+            role = catalog.roles[str(owner)]
             settings = {
                 "type": canonical(str(base)),
                 "nullable": not_null == "f",
                 "default": default,
                 "collation": _collation(collation),
-                "checks": {
-                    n: text if valid else text + _NOT_VALID for n, text, valid in json.loads(checks or "[]")
-                },
+                "checks": {n: text if valid else text + _NOT_VALID for n, text, valid in json.loads(checks or "[]")},
                 "owner": role,
                 "comment": comment,
             }
-            parent = catalog.schema_address(schema)
+            parent = catalog.schema_address(str(schema))
             refs = edges.edges(depends, also=role_refs(catalog.target, role)).refs
-            yield Record(parent.child("domain", name), settings, parent, refs)
+            yield Record(parent.child("domain", str(name)), settings, parent, refs)
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         return "alter" if change.action != "create" and _is_swap(change) else "none"
@@ -94,7 +92,7 @@ class DomainKind(PlainKind):
         return keep_live(desired, live, "owner"), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
-        return retitle_owner(record, old, new)
+        return retitle_texts(retitle_owner(record, old, new), old, new, "type", "default", "checks")
 
     def lower(self, change: Change, context: Context) -> Lowered:
         address, after, before = change.address, change.after, change.before
@@ -120,11 +118,7 @@ def _collation(found: str | None) -> str | None:
     if found is None:
         return None
     schema, name = json.loads(found)
-    return (
-        name
-        if schema == "pg_catalog"
-        else '"{}"."{}"'.format(*(p.replace('"', '""') for p in (schema, name)))
-    )
+    return name if schema == "pg_catalog" else '"{}"."{}"'.format(*(p.replace('"', '""') for p in (schema, name)))
 
 
 def _is_swap(change: Change) -> bool:
@@ -185,9 +179,7 @@ def _alter(change: Change, before: Record, after: Record, context: Context) -> I
     yield from _alter_checks(change.address, old["checks"], new["checks"], used)
 
 
-def _alter_checks(
-    address: Address, old: Mapping[str, str], new: Mapping[str, str], used: bool
-) -> Iterator[Draft]:
+def _alter_checks(address: Address, old: Mapping[str, str], new: Mapping[str, str], used: bool) -> Iterator[Draft]:
     """Checks come in without looking at rows, and are then validated, which is a step of its own."""
     for name, text in old.items():
         if new.get(name) not in (text, text.removesuffix(_NOT_VALID)):
@@ -228,9 +220,7 @@ def _scan(address: Address, key: str, clause: str, undo: str | None, used: bool)
     return replace(_step(address, key, clause, undo), lock="SHARE" if used else None, hazards=hazards)
 
 
-def read_domains(
-    schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_domains(schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Read the ``domains`` of a schema."""
     for name, body in node.items():
         address, place = schema.child("domain", name), (*pointer, name)
@@ -240,9 +230,7 @@ def read_domains(
         refs = role_refs(schema.target, settings["owner"])
         former = renamed_from(address, body)
         yield Record(address, settings, schema, refs, origin=place, renamed_from=former)
-        yield from read_grants(
-            address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
-        )
+        yield from read_grants(address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
 
 
 KIND = DomainKind()

@@ -60,7 +60,8 @@ QUERIES = (
             f"""
         SELECT t.oid, n.nspname, t.typname, t.typtype, t.typowner, t.typacl::text, t.typarray,
                obj_description(t.oid, 'pg_type'),
-               (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+               (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder)
+                  FROM pg_enum e WHERE e.enumtypid = t.oid),
                CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod) END, t.typnotnull,
                pg_get_expr(t.typdefaultbin, 0),
                (SELECT json_build_array(cn.nspname, c.collname)
@@ -69,8 +70,9 @@ QUERIES = (
                (SELECT json_agg(json_build_array(c.conname, pg_get_expr(c.conbin, 0), c.convalidated)
                                 ORDER BY c.conname)
                   FROM pg_constraint c WHERE c.contypid = t.oid AND c.contype = 'c'),
-               (SELECT json_agg(json_build_array(CASE d.refclassid WHEN 'pg_proc'::regclass THEN 'p' ELSE 't' END,
-                                                 d.refobjid::text, NULL, NULL))
+               (SELECT json_agg(json_build_array(
+                           CASE d.refclassid WHEN 'pg_proc'::regclass THEN 'p' ELSE 't' END,
+                           d.refobjid::text, NULL, NULL))
                   FROM pg_depend d
                  WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass) AND d.refobjid <> t.oid
                    AND ((d.classid = 'pg_type'::regclass AND d.objid = t.oid) OR
@@ -99,11 +101,10 @@ class EnumKind(PlainKind):
         for _, schema, name, typtype, owner, _, _, comment, labels, *_ in catalog.rows("types"):
             if typtype != "e":
                 continue
-            assert schema is not None and name is not None and owner is not None
-            parent = catalog.schema_address(schema)
-            role = catalog.roles[owner]
+            parent = catalog.schema_address(str(schema))
+            role = catalog.roles[str(owner)]
             settings = {"values": json.loads(labels or "[]"), "owner": role, "comment": comment}
-            yield Record(parent.child("enum", name), settings, parent, role_refs(catalog.target, role))
+            yield Record(parent.child("enum", str(name)), settings, parent, role_refs(catalog.target, role))
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         """Only additions leave dependents alone; otherwise what stands on the type makes way for the swap."""
@@ -180,9 +181,7 @@ def _add(address: Address, label: str, place: str) -> Draft:
         object=address,
         action="alter",
         key=f"value {label}",
-        request=Sql(
-            f"ALTER TYPE {in_schema(address)} ADD VALUE IF NOT EXISTS {sql.quote_literal(label)}{place}"
-        ),
+        request=Sql(f"ALTER TYPE {in_schema(address)} ADD VALUE IF NOT EXISTS {sql.quote_literal(label)}{place}"),
         summary=f"add value {label} to {address.name}",
         makes=(address,),
         transactional=False,
@@ -225,9 +224,7 @@ def _drop(address: Address, key: str = "") -> Draft:
     )
 
 
-def read_enums(
-    schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_enums(schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Read the ``enums`` of a schema: names to a list of labels, or to options."""
     for name, body in node.items():
         address, place = schema.child("enum", name), (*pointer, name)
@@ -238,9 +235,7 @@ def read_enums(
         refs = role_refs(schema.target, settings["owner"])
         former = renamed_from(address, found)
         yield Record(address, settings, schema, refs, origin=place, renamed_from=former)
-        yield from read_grants(
-            address, found.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
-        )
+        yield from read_grants(address, found.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
 
 
 KIND = EnumKind()

@@ -1,4 +1,4 @@
-"""Extensions: the section ``extensions`` and the kind ``extension``. They belong to the database, not to a schema."""
+"""Extensions: the section ``extensions`` and the kind ``extension``. They belong to the database."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ class ExtensionKind(PlainKind):
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         for name, schema, version, comment in catalog.rows("extensions"):
-            assert name is not None and schema is not None
             settings = {"schema": schema, "version": version, "comment": comment}
-            yield Record(_address(catalog.target, name), settings, refs=_refs(catalog.target, schema))
+            yield Record(_address(catalog.target, str(name)), settings, refs=_refs(catalog.target, schema))
 
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
@@ -63,7 +62,7 @@ class ExtensionKind(PlainKind):
         noun = Noun("EXTENSION", sql.quote_ident(address.name))
         if after is None:
             return Lowered((_drop(address, noun),), (address,))
-        if before is None or change.action in ("replace", "rebuild"):
+        if before is None:
             return Lowered(tuple(_create(address, noun, after.settings)), (address,))
         return Lowered(tuple(_alter(change, noun, before.settings, after.settings)), (address,))
 
@@ -144,9 +143,7 @@ class ExtensionSection:
             settings = parse(FIELDS, found, pointer, reader)
             if settings is not None:
                 target = found.get("target") or "main"
-                yield Record(
-                    _address(target, name), settings, refs=_refs(target, settings["schema"]), origin=pointer
-                )
+                yield Record(_address(target, name), settings, refs=_refs(target, settings["schema"]), origin=pointer)
 
 
 KIND = ExtensionKind()

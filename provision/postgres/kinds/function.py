@@ -19,8 +19,10 @@ from provision.postgres.kinds.ownership import (
     keep_live,
     parse,
     retitle_owner,
+    retitle_texts,
     role_refs,
 )
+from provision.postgres.kinds.steps import retitled_sql
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered, Sql
 from provision.spec.fields import Field, FieldError, FieldTable
@@ -104,14 +106,18 @@ class FunctionKind(PlainKind):
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         edges = Dependencies(catalog)
         for row in catalog.rows("functions"):
-            schema, name, owner = row[1], row[2], row[4]
-            assert schema is not None and name is not None and owner is not None
+            schema, name, owner = str(row[1]), str(row[2]), str(row[4])
             arguments = signature.read_arguments(json.loads(row[3] or "[]"))
             settings = _decode(row, arguments, catalog.roles[owner])
             parent = catalog.schema_address(schema)
             address = parent.child("function", signature.segment(name, arguments))
             refs, rigid = edges.edges(row[23], own=address, also=role_refs(catalog.target, settings["owner"]))
             yield Record(address, settings, parent, refs, rigid)
+
+    def compiles(self, record: Record) -> bool:
+        """Whether the record holds text that only a server brings to its normal form."""
+        defaults = any(a["default"] is not None for a in record.settings["arguments"])
+        return defaults or record.settings["sql_body"] is not None
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         """What CREATE OR REPLACE refuses makes a new function: another result, kind, or names of arguments."""
@@ -127,23 +133,18 @@ class FunctionKind(PlainKind):
         return keep_live(desired, live, "owner"), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
-        """Follow renames of the owner and of types in the signature, which is part of the address."""
-        record = retitle_owner(record, old, new)
-        if old.kind not in ("schema", "enum", "domain", "table"):
+        """Follow renames of the owner and of types; those of the signature are part of the address."""
+        record = retitle_texts(retitle_owner(record, old, new), old, new, "returns", "sql_body")
+        if old.kind == "role":
             return record
-        arguments = [{**a, "type": _renamed_type(a["type"], old, new)} for a in record.settings["arguments"]]
+        arguments = [
+            {**a, "type": retitled_sql(a["type"], old, new), "default": retitled_sql(a["default"], old, new)}
+            for a in record.settings["arguments"]
+        ]
         name = signature.split_segment(record.address.name)[0]
         assert record.parent is not None
         address = record.parent.child("function", signature.segment(name, arguments))
-        returns = record.settings["returns"]
-        if returns is not None and not returns.startswith("table("):
-            prefix, _, bare = returns.rpartition("setof ")
-            returns = ("setof " if prefix or returns.startswith("setof ") else "") + _renamed_type(
-                bare, old, new
-            )
-        return record._replace(
-            address=address, settings={**record.settings, "arguments": arguments, "returns": returns}
-        )
+        return record._replace(address=address, settings=record.settings | {"arguments": arguments})
 
     def lower(self, change: Change, context: Context) -> Lowered:
         address, after, before = change.address, change.after, change.before
@@ -169,21 +170,6 @@ def signed_name(address: Address) -> str:
     """``schema.name(types)`` quoted, as DROP, GRANT and COMMENT want it."""
     name, arguments = signature.split_segment(address.name)
     return f"{sql.qualified(address.names[0], name)}({arguments})"
-
-
-def _renamed_type(text: str, old: Address, new: Address) -> str:
-    array = "[]" if text.endswith("[]") else ""
-    bare = text.removesuffix("[]")
-    if old.kind == "schema":
-        prefix = sql.quote_ident(old.name) + "."
-        return (
-            sql.quote_ident(new.name) + "." + bare.removeprefix(prefix) + array
-            if bare.startswith(prefix)
-            else text
-        )
-    if bare != sql.qualified(old.names[0], old.name):
-        return text
-    return sql.qualified(new.names[0], new.name) + array
 
 
 def _number(text: str | None) -> int | float:
@@ -230,9 +216,7 @@ def _decode(row: tuple[str | None, ...], arguments: list[dict[str, Any]], owner:
     }
 
 
-def _returns(
-    arguments: list[dict[str, Any]], result: str | None, is_set: bool, is_procedure: bool
-) -> str | None:
+def _returns(arguments: list[dict[str, Any]], result: str | None, is_set: bool, is_procedure: bool) -> str | None:
     if is_procedure or result is None:
         return None
     columns = [(a["name"] or "", a["type"]) for a in arguments if a["mode"] == "table"]
@@ -263,9 +247,7 @@ def create_sql(address: Address, settings: Settings, *, replaces: bool) -> str:
     if settings["sql_body"] is not None:
         lines.append(settings["sql_body"])
     elif settings["library"] is not None:
-        lines.append(
-            f"AS {sql.quote_literal(settings['library'])}, {sql.quote_literal(settings['body'] or name)}"
-        )
+        lines.append(f"AS {sql.quote_literal(settings['library'])}, {sql.quote_literal(settings['body'] or name)}")
     else:
         lines.append(f"AS {dollar_quoted(settings['body'] or '')}")
     return "\n".join(lines)
@@ -329,23 +311,17 @@ def _drop(before: Record, name: str, key: str = "") -> Draft:
     )
 
 
-def read_functions(
-    schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_functions(schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Read the ``functions`` of a schema. A key may carry its types, ``name(uuid)``, to tell overloads apart."""
     for key, body in node.items():
         place = (*pointer, key)
         settings = parse(FIELDS, body, place, reader)
         if settings is None or not _complete(settings, place, reader):
             continue
-        address = schema.child(
-            "function", signature.segment(key.partition("(")[0].strip(), settings["arguments"])
-        )
+        address = schema.child("function", signature.segment(key.partition("(")[0].strip(), settings["arguments"]))
         refs = role_refs(schema.target, settings["owner"])
         yield Record(address, settings, schema, refs, origin=place)
-        yield from read_grants(
-            address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
-        )
+        yield from read_grants(address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
 
 
 def _complete(settings: Settings, place: Pointer, reader: Reader) -> bool:
@@ -359,9 +335,7 @@ def _complete(settings: Settings, place: Pointer, reader: Reader) -> bool:
     elif settings["returns"] is None:
         settings["returns"] = signature.implied_result(settings["arguments"])
         if settings["returns"] is None:
-            error = FieldError(
-                "a function must say what it returns", help="Add returns:, or procedure: true."
-            )
+            error = FieldError("a function must say what it returns", help="Add returns:, or procedure: true.")
     returns = settings["returns"] or ""
     if settings["rows"] is None and returns.startswith(("setof ", "table(")):
         settings["rows"] = 1000

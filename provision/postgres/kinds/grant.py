@@ -1,7 +1,7 @@
 """Grants: what one role may do with one object, as a child of the object. PUBLIC is the role ``public``.
 
-An owner's rights over its own object are never a record. What PUBLIC has unasked (EXECUTE on functions, USAGE on
-types, CONNECT and TEMPORARY on the database) is one only where it was taken away or is declared.
+An owner's rights over its own object are never a record. What PUBLIC has unasked (EXECUTE on functions, USAGE
+on types, CONNECT and TEMPORARY on the database) is one only where it was taken away or is declared.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from provision.spec.record import Facts, Pointer, Record, Settings
 
 PRIVILEGES = fields.list_of(fields.STRING)
 FIELDS = FieldTable(
-    Field(
-        "privileges", PRIVILEGES, "What the role may do; [] takes away what PUBLIC has unasked.", default=[]
-    ),
+    Field("privileges", PRIVILEGES, "What the role may do; [] takes away what PUBLIC has unasked.", default=[]),
     Field("grantable", PRIVILEGES, "The part of it that the role may pass on.", default=[]),
 )
 _ONE: fields.Json = {
@@ -222,15 +220,7 @@ def _sql_name(target: Address, database: str | None) -> str:
 def _object(grant: Address) -> Address:
     """The object that a grant is on: the path without the grant, its kind told by the path's form."""
     path = grant.path[:-2]
-    kind = (
-        "schema"
-        if len(path) == 1
-        else path[0]
-        if path[0] == "database"
-        else "table"
-        if len(path) == 2
-        else path[1]
-    )
+    kind = "schema" if len(path) == 1 else path[0] if path[0] == "database" else "table" if len(path) == 2 else path[1]
     return grant._replace(kind=kind, path=path)
 
 
@@ -321,9 +311,7 @@ def read_grants(
             yield record
 
 
-def _read_one(
-    address: Address, role: str, node: Mapping[str, Any], place: Pointer, reader: Reader
-) -> Record | None:
+def _read_one(address: Address, role: str, node: Mapping[str, Any], place: Pointer, reader: Reader) -> Record | None:
     try:
         privileges = _entries(node["privileges"], address.kind, "privileges")
         wanted = node.get("grantable") or []
@@ -339,9 +327,7 @@ def _read_one(
         return None
     settings = {"privileges": privileges, "grantable": grantable}
     parent = None if address.kind == "database" else address
-    return Record(
-        address.child("grant", role), settings, parent, role_refs(address.target, role), origin=place
-    )
+    return Record(address.child("grant", role), settings, parent, role_refs(address.target, role), origin=place)
 
 
 def _entries(items: list[str], kind: str, key: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""Server settings that roles and functions carry (ALTER ROLE … SET, CREATE FUNCTION … SET): one spelling for both sides.
+"""Server settings that roles and functions carry (ALTER ROLE … SET, CREATE FUNCTION … SET) in one spelling.
 
-PostgreSQL keeps such a value as it was typed, so ``30s``, ``30000`` and ``30000ms`` are three texts for one setting.
+PostgreSQL keeps such a value as it was typed: ``30s``, ``30000`` and ``30000ms`` are three texts for one value.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ _MEMORY_BYTES: Mapping[str, int] = {
     ),
 }
 #: Lists of names, stored with each element quoted as an identifier (GUC_LIST_QUOTE).
-_LISTS = frozenset(
-    ("search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces")
-)
+_LISTS = frozenset(("search_path", "session_preload_libraries", "local_preload_libraries", "temp_tablespaces"))
 #: PostgreSQL's units, and the spec language's own where they do not contradict them.
 _TIME_UNITS = {"us": 1, "ms": _MS, "s": _S, "min": 60 * _S, "m": 60 * _S, "h": 3600 * _S, "d": 86400 * _S}
 _MEMORY_UNITS = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
@@ -74,7 +72,7 @@ _TRUTH = {"true": "on", "yes": "on", "false": "off", "no": "off"}
 
 
 def canonical(name: str, value: Any) -> str:
-    """Give the one text of a setting's value: largest whole unit, ``on``/``off``, lists as quoted identifiers.
+    """Give the one text of a value: the largest whole unit, ``on``/``off``, lists as quoted identifiers.
 
     Names with a dot are the application's own and keep their value untouched.
     """
@@ -112,7 +110,7 @@ def read_config(config: list[str] | None) -> dict[str, str]:
 
 def _items(value: Any) -> list[str]:
     if isinstance(value, list):
-        return [str(item) for item in value]
+        return [str(item) for item in value] or [""]
     return [_element(part) for part in split_list(str(value))] or [""]
 
 

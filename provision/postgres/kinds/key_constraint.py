@@ -13,9 +13,7 @@ from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import index_build
 from provision.postgres.kinds.check import constraint_noun, drop_constraint
 from provision.postgres.kinds.steps import (
-    ACCESS_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
-    SUCCESSOR,
     all_fresh,
     alter,
     blocking,
@@ -29,7 +27,7 @@ from provision.postgres.kinds.steps import (
 )
 from provision.postgres.relations import column_names, index_rows, numbers, options_of, tables
 from provision.spec import fields
-from provision.spec.change import Change, Context, Draft, Impact, Lowered
+from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered
 from provision.spec.fields import Field, Type
 from provision.spec.ident import Address
 from provision.spec.kind import PlainKind
@@ -83,7 +81,7 @@ class KeyKind(PlainKind):
                 "tablespace": index[17],
                 "clustered": index[8] == "t",
                 "comment": row[19],
-                "valid": index[6] == "t",
+                "valid": index[6] == "t" or index[20] is not None,
                 "missing": index_build.missing(index),
             }
             if self.contype == "u":
@@ -92,7 +90,7 @@ class KeyKind(PlainKind):
             yield Record(table.address.child(self.name, str(row[2])), settings, table.address, refs)
 
     def impact(self, change: Change, facts: Facts) -> Impact:
-        in_place = set(change.fields) <= _IN_PLACE | {"valid", "missing"}
+        in_place = set(change.fields) <= _IN_PLACE | {"missing"}
         return "none" if in_place or change.action == "rename" and not change.fields else "replace"
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
@@ -224,7 +222,7 @@ def _add(after: Record, context: Context) -> Iterator[Draft]:
         yield from _add_partitioned(after, context)
         return
     name = address.name
-    yield from index_build.concurrently(address, spec_of(after), name, context, constraint=True)
+    yield from index_build.concurrently(address, spec_of(after), name, context)
     yield _take_over(after, name, f"ADD CONSTRAINT {sql.quote_ident(name)}", "create")
 
 
@@ -259,7 +257,8 @@ def _add_partitioned(after: Record, context: Context) -> Iterator[Draft]:
         undo=f"DROP CONSTRAINT {sql.quote_ident(address.name)}",
     )
     word = "PRIMARY KEY" if address.kind == "primary_key" else "UNIQUE"
-    yield from index_build.leaf_by_leaf(address, spec_of(after), context, constraint=f"{word}|{deferral(after.settings)}")
+    takes = f"{word} USING INDEX {{index}}{deferral(after.settings)}"
+    yield from index_build.leaf_by_leaf(address, spec_of(after), context, takes=takes)
 
 
 def _swap(after: Record, context: Context) -> Iterator[Draft]:
@@ -267,11 +266,12 @@ def _swap(after: Record, context: Context) -> Iterator[Draft]:
     address, table = after.address, table_of(after.address)
     name = sql.quote_ident(address.name)
     if is_partitioned(context, table) or after.settings["without_overlaps"]:
-        yield drop_constraint(address, "drop")
+        detail = "uniqueness is not kept until the new constraint is complete"
+        yield replace(drop_constraint(address, "drop"), hazards=(Hazard("downtime", detail),))
         yield from _add(after, context)
         return
-    successor = sql.bounded(address.name, SUCCESSOR.strip("_"))
-    yield from index_build.concurrently(address, spec_of(after), successor, context, constraint=True)
+    successor = index_build.successor(address.name)
+    yield from index_build.concurrently(address, spec_of(after), successor, context)
     yield _take_over(after, successor, f"DROP CONSTRAINT {name}, ADD CONSTRAINT {name}", "replace")
 
 
@@ -279,14 +279,11 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
     address, old, new = after.address, before.settings, after.settings
     if old["missing"] != new["missing"]:
         word = "PRIMARY KEY" if address.kind == "primary_key" else "UNIQUE"
-        yield from index_build.leaf_by_leaf(
-            address, spec_of(after), context, constraint=f"{word}|{deferral(new)}", leaves=old["missing"]
-        )
+        takes = f"{word} USING INDEX {{index}}{deferral(new)}"
+        yield from index_build.leaf_by_leaf(address, spec_of(after), context, takes=takes, leaves=old["missing"])
     if old["storage"] != new["storage"]:
         yield index_build.reset(address, old["storage"], new["storage"])
     if old["clustered"] != new["clustered"]:
         yield index_build.cluster(address, clustered=new["clustered"])
     yield from comment_on(address, constraint_noun(address), old, new, fresh=False)
 
-
-__all__ = ["ACCESS_EXCLUSIVE", "DEFERRABLE", "FIELDS", "INITIALLY_DEFERRED", "KeyKind", "clause", "completed", "deferral"]

@@ -16,7 +16,7 @@ from provision.spec.ident import Address
 from provision.spec.kind import PlainKind, Reader
 from provision.spec.record import Facts, Pointer, Record, Settings
 
-#: Memberships have options of their own since 16; before, the role's INHERIT decides and SET ROLE is always allowed.
+#: Memberships have options of their own since 16; before, the role's INHERIT decides and SET ROLE is free.
 _OPTIONS_SINCE = (16,)
 FIELDS = FieldTable(
     Field("admin", fields.BOOL, "May give the membership to others.", default=False),

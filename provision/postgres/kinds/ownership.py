@@ -1,4 +1,4 @@
-"""What nearly every object carries: an owner, a comment, a place in a schema. Shared fields and their statements."""
+"""What nearly every object carries: an owner, a comment, a former name. Shared fields and their statements."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from provision.postgres import sql
+from provision.postgres.kinds.steps import retitled_sql
 from provision.spec.change import Draft, Sql
 from provision.spec.fields import STRING, Field, FieldError, FieldTable
 from provision.spec.ident import Address
@@ -72,9 +73,7 @@ def keep_live(desired: Record | None, live: Record | None, *names: str) -> Recor
     """The desired record with the live value wherever it says None: not managed, so never different."""
     if desired is None or live is None:
         return desired
-    unset = {
-        n: live.settings[n] for n in names if desired.settings[n] is None and live.settings[n] is not None
-    }
+    unset = {n: live.settings[n] for n in names if desired.settings[n] is None and live.settings[n] is not None}
     return desired._replace(settings={**desired.settings, **unset}) if unset else desired
 
 
@@ -139,6 +138,22 @@ def rename(noun: Noun, old: Address, new: Address, *, lock: str | None = None) -
 
 def _renamed(text: str, new: str, old: str) -> str:
     return text.removesuffix(sql.quote_ident(new)) + sql.quote_ident(old)
+
+
+def retitle_texts(record: Record, old: Address, new: Address, *names: str) -> Record:
+    """Follow a rename in the SQL texts of the named settings, so that the old text compares equal to the new."""
+    if old.kind == "role":
+        return record
+    settings = {n: _retitled(record.settings[n], old, new) for n in names}
+    return record._replace(settings=record.settings | settings)
+
+
+def _retitled(value: Any, old: Address, new: Address) -> Any:
+    if isinstance(value, str):
+        return retitled_sql(value, old, new)
+    if isinstance(value, Mapping):
+        return {k: _retitled(v, old, new) for k, v in value.items()}
+    return value
 
 
 def retitle_owner(record: Record, old: Address, new: Address) -> Record:

@@ -18,8 +18,10 @@ from provision.postgres.kinds.ownership import (
     relation_of,
     rename,
     renamed_from,
+    retitle_texts,
     role_refs,
 )
+from provision.postgres.kinds.steps import is_fresh
 from provision.postgres.kinds.type_swap import in_one_statement
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Lowered, Sql
@@ -75,9 +77,7 @@ class PolicyKind(PlainKind):
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         edges = Dependencies(catalog)
-        for oid, name, command, permissive, roles, using, with_check, comment, depends in catalog.rows(
-            "policies"
-        ):
+        for oid, name, command, permissive, roles, using, with_check, comment, depends in catalog.rows("policies"):
             parent = catalog.relation_address(str(oid))
             if parent is None:
                 continue
@@ -95,7 +95,7 @@ class PolicyKind(PlainKind):
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         if old.kind != "role":
-            return record
+            return retitle_texts(record, old, new, "using", "with_check")
         to = sorted(new.name if r == old.name else r for r in record.settings["to"])
         return record._replace(settings={**record.settings, "to": to})
 
@@ -104,7 +104,7 @@ class PolicyKind(PlainKind):
         table = relation_of(address)
         noun = Noun("POLICY", sql.quote_ident(address.name), f" ON {sql.table_name(table)}")
         above = context.changes.get(table)
-        fresh = above is not None and above.action == "create"
+        fresh = is_fresh(context, table)
         if after is None:
             assert before is not None
             return Lowered((_drop(before, noun, consent=not _goes(above)),), (address,))
@@ -209,16 +209,12 @@ def _change(
         makes=(address,),
         follows=follows,
         lock="ACCESS EXCLUSIVE",
-        hazards=(
-            Hazard("security", f"policy {address.name} covers other rows or roles", needs_consent=False),
-        ),
+        hazards=(Hazard("security", f"policy {address.name} covers other rows or roles", needs_consent=False),),
         undo=Sql(back) if back is not None else None,
     )
 
 
-def read_policies(
-    table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_policies(table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Read the ``policies`` of a table; ``pointer`` leads to that node."""
     for name, body in node.items():
         address, place = table.child("policy", name), (*pointer, name)

@@ -1,4 +1,4 @@
-"""Access privileges: their names, what each kind of object has, what PUBLIC and owners have unasked, and ACL text.
+"""Access privileges: their names, what each kind of object has, what PUBLIC has unasked, and ACL text.
 
 Source: PostgreSQL docs, "Privileges" (tables 5.1 and 5.2).
 """
@@ -120,10 +120,7 @@ _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)
 
 def parse_array(text: str) -> list[str]:
     """Read the text of a one-dimensional array without nulls."""
-    return [
-        re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) if not plain else plain
-        for quoted, plain in _ELEMENT.findall(text)
-    ]
+    return [plain or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, plain in _ELEMENT.findall(text)]
 
 
 def sort_privileges(names: Iterable[str]) -> list[str]:

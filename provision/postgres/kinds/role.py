@@ -120,7 +120,7 @@ class RoleKind(PlainKind):
         noun = Noun("ROLE", sql.quote_ident(address.name))
         if after is None:
             return Lowered((_drop(address, noun),), (address, *_memberships(address, context)))
-        if before is None or change.action in ("replace", "rebuild"):
+        if before is None:
             drafts = [_create(address, noun, after.settings)]
             drafts += _set(address, noun, {}, after.settings["settings"], fresh=True, follows=("",))
             drafts += attributes(noun, address, None, after.settings, fresh=True, follows=("",))
@@ -134,8 +134,8 @@ def _memberships(address: Address, context: Context) -> tuple[Address, ...]:
 
 
 def _create(address: Address, noun: Noun, settings: Settings) -> Draft:
-    words = [word if settings[flag] else f"NO{word}" for flag, word in _FLAGS.items()]
-    words += list(_limits(settings, {"connection_limit": -1, "valid_until": None}))
+    unasked = {name: FIELDS[name].default for name in settings}
+    words = [_options(settings, unasked)] if _options(settings, unasked) else []
     secrets = None
     if settings["password"] is not None:
         words.append("PASSWORD '{{verifier}}'")
@@ -143,7 +143,7 @@ def _create(address: Address, noun: Noun, settings: Settings) -> Draft:
     return Draft(
         object=address,
         action="create",
-        request=Sql(f"CREATE {noun} WITH {' '.join(words)}", secrets),
+        request=Sql(" ".join([f"CREATE {noun}", *(["WITH"] if words else []), *words]), secrets),
         summary=f"create role {address.name}",
         makes=(address,),
         hazards=_powers({}, settings),
@@ -171,7 +171,7 @@ def _limits(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[str]:
         yield f"VALID UNTIL {sql.quote_literal(new['valid_until'] or 'infinity')}"
 
 
-def _options(new: Settings, old: Settings) -> str:
+def _options(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
     flags = [word if new[flag] else f"NO{word}" for flag, word in _FLAGS.items() if new[flag] != old[flag]]
     return " ".join([*flags, *_limits(new, old)])
 
@@ -262,9 +262,7 @@ class RoleSection:
             address = role_address(found.get("target") or "main", name)
             yield Record(address, settings, origin=pointer, renamed_from=renamed_from(address, found))
             members = found.get("member_of") or []
-            yield from read_memberships(
-                address, members, settings["inherit"], (*pointer, "member_of"), reader
-            )
+            yield from read_memberships(address, members, settings["inherit"], (*pointer, "member_of"), reader)
 
 
 KIND = RoleKind()

@@ -62,20 +62,20 @@ class SchemaKind(PlainKind):
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         for _, name, owner, _, comment in catalog.rows("schemas"):
-            assert name is not None and owner is not None
+            role = catalog.roles[str(owner)]
             settings = {
-                "owner": catalog.roles[owner],
+                "owner": role,
                 "comment": comment,
                 "managed": "declarative",
                 "prune": False,
             }
-            refs = role_refs(catalog.target, settings["owner"])  # type: ignore[arg-type]
-            yield Record(catalog.schema_address(name), settings, refs=refs)
+            refs = role_refs(catalog.target, role)
+            yield Record(catalog.schema_address(str(name)), settings, refs=refs)
 
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
-        """Ownership may be left alone, ``managed`` and ``prune`` are ours alone, ``public`` has a comment unasked."""
+        """Ownership may be left alone, ``managed`` and ``prune`` are ours, ``public`` has a comment unasked."""
         if desired is None or live is None:
             return desired, live
         ours = {k: desired.settings[k] for k in ("managed", "prune")}
@@ -93,9 +93,8 @@ class SchemaKind(PlainKind):
             return Lowered((_drop(address, name),), (address, *grants_of(address, context)))
         drafts: list[Draft] = []
         known = before.settings if before is not None else None
-        if before is None or change.action in ("replace", "rebuild"):
+        if before is None:
             drafts.append(_create(address, name))
-            known = None
         elif change.action == "rename":
             drafts.append(rename(noun, before.address, address))
         fresh, follows = known is None, tuple(d.key for d in drafts)

@@ -19,9 +19,6 @@ SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
 ROW_SHARE = "ROW SHARE"
 ACCESS_SHARE = "ACCESS SHARE"
 
-#: Ends the name of an index that is built to take another one's place.
-SUCCESSOR = "__new"
-
 
 def table_of(address: Address) -> Address:
     """The table that a column, constraint, index or partition set belongs to."""
@@ -36,22 +33,23 @@ def is_fresh(context: Context, table: Address) -> bool:
 
 def is_partitioned(context: Context, table: Address) -> bool:
     """Whether the live table is partitioned."""
-    found = live_record(context, table)
+    found = context.live.get(table)
     return found is not None and found.settings["partitioned"] is not None
 
 
-def live_record(context: Context, address: Address) -> Record | None:
-    return context.live.get(address)
-
-
-def leaf_names(context: Context, table: Address) -> list[str] | None:
-    """The quoted names of the live partitions that hold rows; None when some are partitioned themselves."""
+def leaf_names(context: Context, table: Address) -> list[str]:
+    """The quoted names of the live partitions that hold rows, at any depth."""
     found = context.live.get(table.child("partitions", "set"))
     if found is None:
         return []
-    if found.settings["subpartitioned"]:
-        return None
-    return [member_name(table, name) for name in found.settings["members"]]
+    deeper = found.settings["subpartitioned"]
+    below = ((name, deeper.get(name)) for name in found.settings["members"])
+    return [leaf for name, leaves in below for leaf in (leaves or [member_name(table, name)])]
+
+
+def has_subpartitions(context: Context, table: Address) -> bool:
+    found = context.live.get(table.child("partitions", "set"))
+    return found is not None and bool(found.settings["subpartitioned"])
 
 
 def member_name(table: Address, member: str) -> str:

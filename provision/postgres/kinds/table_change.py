@@ -20,6 +20,7 @@ from provision.postgres.kinds.steps import (
     comment_on,
     is_partitioned,
     leaf_names,
+    member_name,
     rewrite,
     rows_lost,
 )
@@ -208,8 +209,8 @@ def _storage(address: Address, old: Settings, new: Settings, context: Context) -
 
 
 def _leaf_storage(address: Address, old: Settings, context: Context) -> Iterator[tuple[str, Settings]]:
-    deviating = {partition_change.member_name(address, k): v for k, v in old["deviating"].items()}
-    for leaf in leaf_names(context, address) or list(deviating):
+    deviating = {member_name(address, k): v for k, v in old["deviating"].items()}
+    for leaf in leaf_names(context, address):
         yield leaf, deviating.get(leaf, old["storage"] or {})
 
 

@@ -19,7 +19,9 @@ from provision.postgres.kinds.ownership import (
     relation_of,
     rename,
     renamed_from,
+    retitle_texts,
 )
+from provision.postgres.kinds.steps import is_fresh
 from provision.postgres.kinds.type_swap import in_one_statement
 from provision.postgres.references import bracketed, name_of, split_list, split_name, tokens
 from provision.spec import fields
@@ -42,9 +44,7 @@ def _parse_events(value: list[str]) -> list[str]:
         word, _, rest = item.strip().partition(" ")
         event = word.lower()
         head, _, listed = rest.strip().partition(" ")
-        if event not in _EVENTS or (
-            rest and (event != "update" or head.lower() != "of" or not listed.strip())
-        ):
+        if event not in _EVENTS or (rest and (event != "update" or head.lower() != "of" or not listed.strip())):
             help = "Write insert, delete, truncate, update, or 'update of column, …'."
             raise FieldError(f"not an event: {item!r}", help=help, path=(position,))
         if event in found:
@@ -158,7 +158,10 @@ class TriggerKind(PlainKind):
             yield Record(parent.child("trigger", str(row[1])), _decode(row, catalog), parent, refs, rigid)
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
-        """Follow renames of the schemas that its names speak of."""
+        """Follow renames of what its condition speaks of, its columns, and the schemas of its names."""
+        record = retitle_texts(record, old, new, "when")
+        if old.kind == "column":
+            return record._replace(settings=record.settings | {"events": _retitled_events(record, old, new)})
         if old.kind != "schema":
             return record
         moved = {
@@ -174,7 +177,7 @@ class TriggerKind(PlainKind):
         address, after, before = change.address, change.after, change.before
         table = in_schema(relation_of(address))
         noun = Noun("TRIGGER", sql.quote_ident(address.name), f" ON {table}")
-        fresh = _is_new(relation_of(address), context)
+        fresh = is_fresh(context, relation_of(address))
         if after is None:
             assert before is not None
             return Lowered((_drop(before, noun),), (address,))
@@ -187,9 +190,10 @@ class TriggerKind(PlainKind):
         return Lowered(tuple(_alter(change, noun, table, before.settings, after.settings)), (address,))
 
 
-def _is_new(relation: Address, context: Context) -> bool:
-    change = context.changes.get(relation)
-    return change is not None and change.action == "create"
+def _retitled_events(record: Record, old: Address, new: Address) -> list[str]:
+    events: list[str] = record.settings["events"]
+    columns = [new.name if c == old.name else c for c in update_columns(events)]
+    return [show_update(columns) if e.startswith("update of ") else e for e in events]
 
 
 def _function_address(parent: Address, schema: str, name: str) -> Address:
@@ -257,9 +261,7 @@ def create_sql(noun: Noun, settings: Settings, *, replaces: bool = False) -> str
 
 
 def _show_event(event: str) -> str:
-    return (
-        f"UPDATE OF {event.removeprefix('update of ')}" if event.startswith("update of ") else event.upper()
-    )
+    return f"UPDATE OF {event.removeprefix('update of ')}" if event.startswith("update of ") else event.upper()
 
 
 def _create(address: Address, noun: Noun, settings: Settings, *, fresh: bool) -> Draft:
@@ -303,9 +305,7 @@ def _alter(change: Change, noun: Noun, table: str, before: Settings, after: Sett
     yield from attributes(noun, address, before, after, fresh=False, follows=follows)
 
 
-def _remake(
-    address: Address, noun: Noun, before: Settings, after: Settings, follows: tuple[str, ...]
-) -> Draft:
+def _remake(address: Address, noun: Noun, before: Settings, after: Settings, follows: tuple[str, ...]) -> Draft:
     """Put another trigger in the place of the old one, in one statement. It then fires on ``origin`` again."""
     drops = before["constraint"] or after["constraint"]
     old, new = (create_sql(noun, s, replaces=not drops) for s in (before, after))
@@ -341,9 +341,7 @@ def _enable(
     )
 
 
-def read_triggers(
-    table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_triggers(table: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Read the ``triggers`` of a table or view; ``pointer`` leads to that node."""
     for name, body in node.items():
         address, place = table.child("trigger", name), (*pointer, name)

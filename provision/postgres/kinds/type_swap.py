@@ -1,7 +1,7 @@
-"""Replace an enum or a domain under the columns that use it: a new type, the columns rewritten to it, the old one gone.
+"""Replace an enum or a domain under the columns that use it: a new type, rewritten columns, the old type gone.
 
 One DO statement does it, so it happens whole or not at all. What reads those columns (views, checks, policies,
-partial indexes) refers to the type too and is rebuilt around it by closure; column defaults are carried here.
+partial indexes) is rigid on the type and rebuilt around it by closure; column defaults are carried here.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _stays(column: Record, address: Address, context: Context) -> bool:
 
 
 def _alter(column: Record, address: Address, via: str, change: Change | None) -> Iterator[str]:
-    """Rewrite one column. Its default cannot follow by itself: it is taken off, and put back unless it changes."""
+    """Rewrite one column. Its default cannot follow: it is taken off, and put back unless it changes."""
     table = sql.table_name(column.address)
     name = sql.quote_ident(column.address.name)
     is_array = str(column.settings["type"]).endswith("[]")

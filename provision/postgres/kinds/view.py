@@ -1,4 +1,4 @@
-"""Views. PostgreSQL keeps the parsed query; two texts are equal when it shows them equally (pg_get_viewdef)."""
+"""Views. PostgreSQL keeps the parsed query: two texts are equal when it shows them equally (pg_get_viewdef)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from provision.postgres.kinds.ownership import (
     rename,
     renamed_from,
     retitle_owner,
+    retitle_texts,
     role_refs,
 )
+from provision.postgres.kinds.steps import retitled_sql
 from provision.postgres.kinds.trigger import TRIGGERS_SCHEMA, read_triggers
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered, Sql
@@ -71,7 +73,8 @@ QUERIES = (
             f"""
         SELECT c.oid, n.nspname, c.relname, c.relowner, pg_get_viewdef(c.oid), to_json(c.reloptions),
                obj_description(c.oid, 'pg_class'),
-               (SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum)
+               (SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod))
+                                ORDER BY a.attnum)
                   FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                {DEPENDENCIES.format(object="d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid")}
           FROM pg_class c
@@ -96,17 +99,16 @@ class ViewKind(PlainKind):
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         edges = Dependencies(catalog)
         for _, schema, name, owner, query, options, comment, columns, depends in catalog.rows("views"):
-            assert schema is not None and name is not None and owner is not None and query is not None
-            role = catalog.roles[owner]
+            role = catalog.roles[str(owner)]
             settings = {
-                "query": query.strip().removesuffix(";"),
+                "query": str(query).strip().removesuffix(";"),
                 "columns": [{"name": n, "type": t} for n, t in json.loads(columns or "[]")],
                 "options": _read_options(json.loads(options) if options else []),
                 "owner": role,
                 "comment": comment,
             }
-            parent = catalog.schema_address(schema)
-            address = parent.child("view", name)
+            parent = catalog.schema_address(str(schema))
+            address = parent.child("view", str(name))
             refs, rigid = edges.edges(depends, own=address, also=role_refs(catalog.target, role))
             yield Record(address, settings, parent, refs, rigid)
 
@@ -125,7 +127,12 @@ class ViewKind(PlainKind):
         return keep_live(desired, live, "owner"), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
-        return retitle_owner(record, old, new)
+        """Follow renames in the query and the columns' types; their names stay, as they do on the server."""
+        record = retitle_texts(retitle_owner(record, old, new), old, new, "query")
+        if old.kind in ("column", "role"):
+            return record
+        columns = [{**c, "type": retitled_sql(c["type"], old, new)} for c in record.settings["columns"]]
+        return record._replace(settings=record.settings | {"columns": columns})
 
     def lower(self, change: Change, context: Context) -> Lowered:
         address, after, before = change.address, change.after, change.before
@@ -144,9 +151,7 @@ class ViewKind(PlainKind):
         if "query" in change.fields or "columns" in change.fields:
             drafts.append(_replace(change, before.settings, after.settings, tuple(d.key for d in drafts)))
         elif "options" in change.fields:
-            drafts += _set_options(
-                noun, change, before.settings, after.settings, tuple(d.key for d in drafts)
-            )
+            drafts += _set_options(noun, change, before.settings, after.settings, tuple(d.key for d in drafts))
         follows = tuple(d.key for d in drafts)
         drafts += attributes(noun, address, before.settings, after.settings, fresh=False, follows=follows)
         return Lowered(tuple(drafts), (address,))
@@ -229,9 +234,7 @@ def _set_options(
 
 def _option(noun: Noun, name: str, value: Any) -> str:
     return (
-        f"ALTER {noun} SET ({name} = {_word(value)})"
-        if value not in (None, False)
-        else f"ALTER {noun} RESET ({name})"
+        f"ALTER {noun} SET ({name} = {_word(value)})" if value not in (None, False) else f"ALTER {noun} RESET ({name})"
     )
 
 
@@ -260,9 +263,7 @@ def _drop(before: Record, key: str = "") -> Draft:
     )
 
 
-def read_views(
-    schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_views(schema: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Read the ``views`` of a schema."""
     for name, body in node.items():
         address, place = schema.child("view", name), (*pointer, name)
@@ -273,9 +274,7 @@ def read_views(
         former = renamed_from(address, body)
         yield Record(address, settings, schema, refs, origin=place, renamed_from=former)
         yield from read_triggers(address, body.get("triggers") or {}, (*place, "triggers"), reader)
-        yield from read_grants(
-            address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"]
-        )
+        yield from read_grants(address, body.get("grants") or {}, (*place, "grants"), reader, settings["owner"])
 
 
 KIND = ViewKind()

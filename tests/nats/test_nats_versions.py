@@ -1,0 +1,84 @@
+"""Each server version from 2.10 on: what it has converges, what it lacks is named and never lost in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from nats_plane import KINDS, Bench, read
+from test_nats_options import BUCKET, CONSUMER, OBJECT_STORE, STREAM
+
+from provision.nats import apply
+from provision.nats.errors import ApiError, NotApplied
+from provision.spec.change import Api
+
+VERSIONS = ["2.10.26", "2.11.0", "2.11.11", "2.12.8", "2.14.0", "2.14.6"]
+
+
+def converge(plane: Bench) -> int:
+    """Apply every option that the server has, one object each; gives the number of objects."""
+    facts = plane.observe().facts
+    streams = {}
+    for index, (option, (value, further, _)) in enumerate(STREAM.items()):
+        own = {"subjects": [f"s{index}.>"], **further, option: value}
+        own |= {} if option != "subjects" else {"subjects": [f"s{index}.>", f"t{index}"]}
+        own |= {} if option != "subject_transform" else {option: {"src": f"s{index}.*", "dest": f"s{index}.x"}}
+        streams[f"S{index}"] = own
+    consumers = {f"C{i}": {**further, o: value} for i, (o, (value, further, _)) in enumerate(CONSUMER.items())}
+    for name, own in consumers.items():
+        own |= {"deliver_subject": f"push.{name}"} if "deliver_subject" in own else {}
+    streams["WITH"] = {"subjects": ["a.>"], "consumers": consumers}
+    buckets = {f"B{i}": {option: value} for i, (option, (value, _, _)) in enumerate(BUCKET.items())}
+    objects = {f"O{i}": {option: value} for i, (option, (value, _, _)) in enumerate(OBJECT_STORE.items())}
+    document = {"streams": streams, "buckets": buckets, "object_stores": objects}
+    for record in read(document):
+        if KINDS[record.address.kind].unsupported(record, facts):
+            names = record.address.names
+            if record.address.kind == "consumer":
+                del consumers[names[-1]]
+            else:
+                del {"stream": streams, "bucket": buckets, "object_store": objects}[record.address.kind][names[-1]]
+    plane.apply(document)
+    assert plane.observe().unmodelled == []
+    return len(read(document))
+
+
+def test_everything_converges_on_the_server_of_the_lock_file(plane: Bench) -> None:
+    assert converge(plane) >= 85
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("version", VERSIONS)
+def test_everything_a_version_has_converges(version: str, server_of: Callable[[str], Bench]) -> None:
+    assert converge(server_of(version)) >= 70
+
+
+@pytest.mark.soak
+def test_an_old_server_that_drops_an_option_in_silence_is_caught(server_of: Callable[[str], Bench]) -> None:
+    plane = server_of("2.10.26")
+    body = {"name": "S", "subjects": ["a"], "allow_msg_ttl": True}
+    with pytest.raises(NotApplied, match="allow_msg_ttl"):
+        apply.execute(plane.session, Api("$JS.API.STREAM.CREATE.S", body))
+
+
+def test_what_a_version_lacks_is_named_before_anything_is_sent(plane: Bench) -> None:
+    facts = plane.observe().facts._replace(version=(2, 10, 26))
+    (stream, consumer) = read({"streams": {"S": {
+        "allow_msg_ttl": True, "sources": [{"name": "A", "consumer": {"name": "c", "deliver_subject": "d"}}],
+        "consumers": {"C": {"ack_policy": "flow_control", "priority_policy": "prioritized"}},
+    }}})  # fmt: skip
+    assert KINDS["stream"].unsupported(stream, facts) == [
+        ("sources.consumer", (2, 14, 0)), ("allow_msg_ttl", (2, 11, 0)),
+    ]  # fmt: skip
+    assert dict(KINDS["consumer"].unsupported(consumer, facts)) == {
+        "ack_policy": (2, 14, 0), "priority_policy": (2, 12, 0),
+    }  # fmt: skip
+    assert KINDS["stream"].unsupported(stream, facts._replace(version=(2, 14, 0))) == []
+
+
+def test_a_refusal_names_the_request_and_the_remedy(plane: Bench) -> None:
+    plane.api("STREAM.CREATE.A", {"name": "A", "subjects": ["a.>"]})
+    with pytest.raises(ApiError, match="overlap") as refusal:
+        apply.execute(plane.session, Api("$JS.API.STREAM.CREATE.B", {"name": "B", "subjects": ["a.b"]}))
+    assert refusal.value.err_code == 10065
+    assert "one stream" in refusal.value.help
