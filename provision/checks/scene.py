@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from provision.checks.jetstream import Consumer, Stream
 from provision.checks.sqltext import Tokens, tokenize
 from provision.checks.tables import Table
+from provision.nats.kinds.subjects import SubjectIndex
 from provision.postgres import types
 from provision.spec.ident import KIND_WORDS, Address
 
@@ -224,6 +225,18 @@ class Scene:
     def consumers(self) -> list[Consumer]:
         """Every durable consumer."""
         return [c for s in self.streams.values() for c in s.consumers]
+
+    @cached_property
+    def _subjects(self) -> dict[str, SubjectIndex[tuple[str, Stream]]]:
+        found: dict[str, SubjectIndex[tuple[str, Stream]]] = defaultdict(SubjectIndex)
+        for stream in self.streams.values():
+            for subject in stream.subjects:
+                found[stream.target].add(subject, (subject, stream))
+        return found
+
+    def stored(self, target: str, subject: str) -> list[tuple[str, Stream]]:
+        """The streams that take messages of a subject, each with its own pattern."""
+        return list(self._subjects[target].colliding(subject))
 
     @cached_property
     def texts(self) -> list[Text]:

@@ -76,9 +76,7 @@ def settings(target: Mapping[str, Any], resolve: Resolve | None = None, **overri
     found = {**target, **{key: given for key, given in overrides.items() if given is not None}}
     urls = value(found.get("urls"))
     if not urls:
-        raise ConfigurationError(
-            "the NATS target has no urls", "Write targets: {nats: {main: {urls: [...]}}}."
-        )
+        raise ConfigurationError("the NATS target has no urls", "Write targets: {nats: {main: {urls: [...]}}}.")
     tls = found.get("tls") or {}
     return Settings(
         urls=tuple(url.strip() for url in (urls.split(",") if isinstance(urls, str) else urls)),
@@ -141,9 +139,7 @@ class Session:
             future.cancel()
             raise
 
-    def request(
-        self, subject: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
-    ) -> Json:
+    def request(self, subject: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Json:
         """Send one API request, give its answer. Raises ApiError, PermissionDenied, TimedOut, Unreachable."""
         return self.run(self.link.request(subject, body, timeout_s))
 
@@ -208,9 +204,7 @@ class Link:
         """Send one API request and give the decoded answer; see ``Session.request``."""
         return self.decode(subject, await self.raw(subject, body, timeout_s))
 
-    async def raw(
-        self, subject: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
-    ) -> bytes:
+    async def raw(self, subject: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> bytes:
         """Send one API request and give the answer's bytes, a refusal included."""
         data = b"" if body is None else json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
         return await self.send(subject, data, timeout_s=timeout_s)
@@ -264,9 +258,7 @@ class Link:
         if refusal is None:
             return answer
         err_code = refusal.get("err_code", 0)
-        error = ApiError(
-            self._routed(subject), refusal.get("code", 0), err_code, refusal.get("description", "")
-        )
+        error = ApiError(self._routed(subject), refusal.get("code", 0), err_code, refusal.get("description", ""))
         if err_code in _JETSTREAM_OFF:
             raise Unreachable(f"JetStream is not enabled at {self.settings.place}", error.help) from error
         raise error
@@ -313,9 +305,7 @@ class Link:
                 f"the NATS servers at {self.settings.place} refuse this user",
                 "Check the target's user, token, nkey or creds and the secrets behind them.",
             )
-        return Unreachable(
-            f"no NATS server answers at {self.settings.place}: {text}", "Start it, or mend urls."
-        )
+        return Unreachable(f"no NATS server answers at {self.settings.place}: {text}", "Start it, or mend urls.")
 
 
 def _tls_context(settings: Settings) -> Any:

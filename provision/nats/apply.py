@@ -74,16 +74,27 @@ class Applier:
                 self._record(done)
 
     async def _send_all(self, wave: Sequence[Step], done: list[Step]) -> None:
+        """Send a wave. After a failure nothing new starts, but what is under way is awaited and recorded:
+        to cancel it would leave objects on the server that nobody has noted."""
         link = self.session.link
+        failures: list[NatsError] = []
 
         async def one(step: Step) -> None:
+            if failures:
+                return
             assert isinstance(step.request, Api)
             self.hook(step.id, "before_send")
-            await perform(link, step.request, self.settle_s)
+            try:
+                await perform(link, step.request, self.settle_s)
+            except NatsError as error:
+                failures.append(error)
+                return
             self.hook(step.id, "after_send")
             done.append(step)
 
         await pipelined([partial(one, step) for step in wave], link.in_flight)
+        if failures:
+            raise failures[0]
 
     def _record(self, done: Sequence[Step]) -> None:
         if not done:
@@ -189,9 +200,7 @@ def _verify(api: Api, answer: Json) -> None:
         if key == "metadata":
             lost = {k: v for k, v in value.items() if kept.get("metadata", {}).get(k) != v}
             if lost:
-                raise NotApplied(
-                    sent.get("name", ""), f"metadata.{next(iter(lost))}", value, kept.get("metadata")
-                )
+                raise NotApplied(sent.get("name", ""), f"metadata.{next(iter(lost))}", value, kept.get("metadata"))
         elif not _contains(kept.get(key), value, key):
             raise NotApplied(sent.get("name", ""), key, value, kept.get(key))
 

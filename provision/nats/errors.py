@@ -40,9 +40,7 @@ class ApiError(NatsError, OperationError):
     """JetStream refused. ``code`` is like an HTTP status, ``err_code`` JetStream's own number."""
 
     def __init__(self, subject: str, code: int, err_code: int, description: str) -> None:
-        super().__init__(
-            f"JetStream refuses {subject}: {description} ({code}/{err_code})", _HELP.get(err_code, "")
-        )
+        super().__init__(f"JetStream refuses {subject}: {description} ({code}/{err_code})", _HELP.get(err_code, ""))
         self.subject = subject
         self.code = code
         self.err_code = err_code

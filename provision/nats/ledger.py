@@ -112,9 +112,7 @@ class Store:
     @staticmethod
     def _subject(key: str) -> str:
         if not _KEY.match(key):
-            raise ConfigurationError(
-                f"not a key: {key}", "Use letters, digits, - and _ in plane and environment."
-            )
+            raise ConfigurationError(f"not a key: {key}", "Use letters, digits, - and _ in plane and environment.")
         return f"$KV.{BUCKET}.{key}"
 
 
@@ -127,9 +125,7 @@ def _bucket_config(replicas: int) -> Json:
 class Ledger:
     """Ledger, lock and contract store of one plane and environment (see ``provision.plan.protocols``)."""
 
-    def __init__(
-        self, session: Session, plane: str, env: str, *, ttl_s: float = 60.0, holder: str = ""
-    ) -> None:
+    def __init__(self, session: Session, plane: str, env: str, *, ttl_s: float = 60.0, holder: str = "") -> None:
         self.store = Store(session)
         self.plane = plane
         self.env = env
@@ -155,8 +151,7 @@ class Ledger:
         if found:
             self._change(
                 lambda known: (
-                    known
-                    | {a: {"origin": known.get(a, {}).get("origin", origin), "state": "done"} for a in found}
+                    known | {a: {"origin": known.get(a, {}).get("origin", origin), "state": "done"} for a in found}
                 )
             )
 
@@ -179,9 +174,7 @@ class Ledger:
 
         def end(known: Json) -> Json:
             runs = known.get("runs", [])
-            changed = [
-                {**r, "status": status, "summary": dict(summary)} if r["id"] == run else r for r in runs
-            ]
+            changed = [{**r, "status": status, "summary": dict(summary)} if r["id"] == run else r for r in runs]
             return {"runs": changed}
 
         self._update("runs", end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from provision.spec.kind import Kind, PlainKind
 from provision.spec.record import Facts, Plane, Record
 
 Known = Mapping[tuple[str, str], Facts]
+#: Settings as the specs spell them, where a server's form of them differs.
+Spelled = Mapping[Address, Mapping[str, Any]]
 
 
 class Seen(NamedTuple):
@@ -28,24 +30,34 @@ class Seen(NamedTuple):
     """
 
     live: Plane
-    owned: Collection[str]
+    owned: Set[str]
     facts: Known
     unmodelled: tuple[tuple[Address, str, Any], ...] = ()
 
 
 def assemble(
-    desired: Plane, seen: Seen, kinds: Mapping[str, Kind], clock: datetime, only: Iterable[str] = ()
+    desired: Plane,
+    seen: Seen,
+    kinds: Mapping[str, Kind],
+    clock: datetime,
+    only: Iterable[str] = (),
+    spelled: Spelled | None = None,
 ) -> Plan:
     """Make the Plan that leads from the live plane to the desired one. Pure: equal inputs give equal plans.
 
-    Raises ScopeError for an unknown ``only`` address.
+    ``spelled`` holds, for settings that a server has rewritten, the words of the specs. Steps are made of
+    them, and live text equal to them counts as equal: a deparsed expression may read back differently once
+    more, so neither may stand in for the other. Raises ScopeError for an unknown ``only`` address.
     """
+    words = spelled or {}
     moved, origin = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
-    wanted, live = settle(desired, moved, kinds, seen.facts, clock)
+    wanted, live = settle(_recognised(desired, moved, words), moved, kinds, seen.facts, clock)
     difference = diff(
-        wanted, live, seen.owned, origin=origin, takes_children=lambda a: _takes_children(kinds, a)
-    )
+        wanted, live, {*seen.owned, *_declared(wanted, live, kinds)}, origin=origin,
+        takes_children=lambda a: _takes_children(kinds, a),
+    )  # fmt: skip
     scoped = narrow(difference.changes, only, (*wanted.records, *live.records))
+    wanted, scoped = _in_words(wanted, scoped, words)
 
     def impact(change: Change) -> Impact:
         return kinds[change.address.kind].impact(change, seen.facts[change.address[:2]])
@@ -71,7 +83,7 @@ def settle(
     desired: Plane, live: Plane, kinds: Mapping[str, Kind], facts: Known, clock: datetime
 ) -> tuple[Plane, Plane]:
     """Bring both planes to comparable form, pair by pair, where a kind has something to settle."""
-    active = {name for name, kind in kinds.items() if not _is_plain(kind)}
+    active = {name for name, kind in kinds.items() if kind.nature == "live" and not _is_plain(kind)}
     wanted: dict[Address, Record] = dict(desired.records)
     found: dict[Address, Record] = dict(live.records)
     for address in [a for a in {**wanted, **found} if a.kind in active]:
@@ -86,6 +98,46 @@ def settle(
         Plane(wanted.values(), name=desired.name, env=desired.env),
         Plane(found.values(), name=live.name, env=live.env),
     )
+
+
+def _recognised(desired: Plane, live: Plane, spelled: Spelled) -> Plane:
+    """Take the specs' own words where the live object bears just these."""
+    known: dict[Address, Record] = {}
+    for address, words in spelled.items():
+        record, found = desired.get(address), live.get(address)
+        if record is None or found is None:
+            continue
+        same = {name: word for name, word in words.items() if found.settings.get(name) == word}
+        if same:
+            known[address] = record._replace(settings={**record.settings, **same})
+    return _with(desired, known) if known else desired
+
+
+def _in_words(
+    wanted: Plane, changes: dict[Address, Change], spelled: Spelled
+) -> tuple[Plane, dict[Address, Change]]:
+    """Put the specs' words into what is about to change: all of them where an object is made, else the changed."""
+    result, known = dict(changes), dict[Address, Record]()
+    for address in spelled.keys() & changes.keys():
+        change = changes[address]
+        if change.after is None:
+            continue
+        words = spelled[address]
+        if change.before is not None:
+            words = {name: word for name, word in words.items() if name in change.fields}
+        after = change.after._replace(settings={**change.after.settings, **words})
+        result[address], known[address] = change._replace(after=after), after
+    return (_with(wanted, known) if known else wanted), result
+
+
+def _with(plane: Plane, known: Mapping[Address, Record]) -> Plane:
+    return Plane((known.get(r.address, r) for r in plane), name=plane.name, env=plane.env)
+
+
+def _declared(desired: Plane, live: Plane, kinds: Mapping[str, Kind]) -> set[str]:
+    """Objects of declared kinds live in the plane's own contract, so the plane owns them without a ledger."""
+    names = {name for name, kind in kinds.items() if kind.nature != "live"}
+    return {str(a) for a in (*desired.records, *live.records) if a.kind in names}
 
 
 def _is_plain(kind: Kind) -> bool:

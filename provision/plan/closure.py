@@ -31,6 +31,21 @@ def close(
     if not shaken:
         return result
     every, rigid = _dependents(live)
+    _spread(shaken, result, desired, live, every, rigid)
+    while torn := [a for a in result if _is_torn(a, result)]:
+        for address in torn:
+            _rebuild(address, result, desired, live)
+        _spread([(a, True) for a in torn], result, desired, live, every, rigid)
+    for address in [a for a, c in result.items() if c.action in ("replace", "rebuild")]:
+        _remake_children(address, result, desired)
+    return result
+
+
+def _spread(
+    shaken: list[tuple[Address, bool]], result: dict[Address, Change], desired: Plane, live: Plane,
+    every: dict[Address, list[Address]], rigid: dict[Address, list[Address]],
+) -> None:  # fmt: skip
+    """Mark everything that stands on the shaken objects; the flag says whether an object is replaced or altered."""
     while shaken:
         address, replaced = shaken.pop()
         standing = every[address] if replaced else rigid[address]
@@ -38,9 +53,20 @@ def close(
         for dependent in (*standing, *below):
             if _rebuild(dependent, result, desired, live):
                 shaken.append((dependent, True))
-    for address in [a for a, c in result.items() if c.action in ("replace", "rebuild")]:
-        _remake_children(address, result, desired)
-    return result
+
+
+def _is_torn(address: Address, result: dict[Address, Change]) -> bool:
+    """Whether an update would have to come both before a deletion and after a replacement.
+
+    It moves from an object that goes to one that is made anew, and the first may stand on the second.
+    """
+    change = result[address]
+    if change.action != "update" or change.before is None or change.after is None:
+        return False
+    lost = [result.get(a) for a in change.before.refs if a not in change.after.refs]
+    gained = [result.get(a) for a in change.after.refs if a not in change.before.refs]
+    goes = any(c is not None and c.action in ("delete", "replace", "rebuild") for c in lost)
+    return goes and any(c is not None and c.action in ("replace", "rebuild") for c in gained)
 
 
 def _rebuild(address: Address, result: dict[Address, Change], desired: Plane, live: Plane) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from provision.spec.change import Api, Change, Context, Draft, Lowered, Request, Sql
 from provision.spec.fields import Field, FieldTable, Type
 from provision.spec.ident import Address
-from provision.spec.kind import PlainKind
-from provision.spec.record import Plane, Record, Settings
+from provision.spec.kind import Kind, PlainKind
+from provision.spec.record import Facts, Plane, Record, Settings
 
 #: Readers accept the same major and ignore what they do not know.
 CONTRACT_VERSION = "1.0"
@@ -28,6 +29,9 @@ _BUCKET_FACTS = ("ttl", "history", "max_bytes", "max_value_size", "allow_direct"
 
 #: System (``nats``, ``postgres``) -> target -> how a client reaches it, references in place of secrets.
 Reach = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Kinds = Mapping[str, Kind]
+#: The contract does not change with the time, so what a kind fills in by the clock is never part of it.
+_NO_CLOCK = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def address(plane: str, env: str) -> Address:
@@ -40,19 +44,36 @@ def key(plane: str, env: str) -> str:
     return f"contract.{plane}.{env}"
 
 
-def record(desired: Plane, targets: Reach | None = None) -> Record:
-    """Give the desired record of the contract; ``desired`` holds everything else."""
-    return Record(address(desired.name, desired.env), {"content": build(desired, targets)})
+def record(desired: Plane, targets: Reach | None = None, kinds: Kinds | None = None) -> Record:
+    """Give the desired record of the contract; ``desired`` holds everything else, completed."""
+    return Record(address(desired.name, desired.env), {"content": build(desired, targets, kinds)})
 
 
-def build(desired: Plane, targets: Reach | None = None) -> dict[str, Any]:
+def completed(desired: Plane, kinds: Kinds, facts: Mapping[tuple[str, str], Facts]) -> Plane:
+    """Give the plane as a server without it would make it: what specs leave to the server is filled in.
+
+    So the contract tells the runtime what holds, and is the same however much of it the specs spell out.
+    """
+    found: list[Record] = []
+    for record in desired:
+        kind = kinds[record.address.kind]
+        if type(kind).settle is not PlainKind.settle:
+            wanted, unasked = kind.settle(record, None, facts[record.address[:2]], _NO_CLOCK)
+            if wanted is None or (unasked is not None and wanted.settings == unasked.settings):
+                continue
+            record = wanted
+        found.append(record)
+    return Plane(found, name=desired.name, env=desired.env)
+
+
+def build(desired: Plane, targets: Reach | None = None, kinds: Kinds | None = None) -> dict[str, Any]:
     """Give the content for a plane. Its values are JSON, equal to what a store gives back."""
     bindings = {r.address.name: r.settings["value"] for r in desired.of_kind("binding")}
     content = {
         "contract_version": CONTRACT_VERSION,
         "plane": desired.name,
         "env": desired.env,
-        "digest": digest(desired),
+        "digest": digest(desired, kinds),
         "targets": {"nats": {}, "postgres": {}, **(targets or {})},
         "names": {name: value for name, value in bindings.items() if isinstance(value, str)},
         "limits": {name: value for name, value in bindings.items() if not isinstance(value, str)},
@@ -67,11 +88,23 @@ def build(desired: Plane, targets: Reach | None = None) -> dict[str, Any]:
     return plain
 
 
-def digest(desired: Plane) -> str:
-    """Name the declared plane: SHA-256 over addresses and settings, whatever files they were written in."""
-    rows = sorted([str(r.address), r.settings] for r in desired if r.address.kind != "contract")
+def digest(desired: Plane, kinds: Kinds | None = None) -> str:
+    """Name the declared plane: SHA-256 over addresses and settings, whatever files they were written in.
+
+    Left out is what no server could give back: settings of the specs alone, and those they may leave to it.
+    """
+    rows = sorted(
+        ([str(r.address), _telling(r, kinds)] for r in desired if r.address.kind != "contract"),
+        key=lambda row: str(row[0]),
+    )
     text = json.dumps(rows, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _telling(record: Record, kinds: Kinds | None) -> Settings:
+    kind = (kinds or {}).get(record.address.kind)
+    silent = kind.spec_only | kind.left_to_server if kind is not None else frozenset()
+    return {name: value for name, value in record.settings.items() if name not in silent}
 
 
 def is_readable(content: Mapping[str, Any]) -> bool:

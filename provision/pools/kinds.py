@@ -19,9 +19,7 @@ SECOND = 1_000 * MS
 MINUTE = 60 * SECOND
 
 SIZING = FieldTable(
-    Field(
-        name="ops_per_s", type=f.number(0), required=True, doc="Operations in a second, over all processes."
-    ),
+    Field(name="ops_per_s", type=f.number(0), required=True, doc="Operations in a second, over all processes."),
     Field(name="avg_duration", type=f.DURATION, required=True, doc="How long one holds a connection."),
     Field(name="agents", type=f.integer(0), required=True, doc="Agents that share the pool."),
     Field(
@@ -53,9 +51,7 @@ FIELDS = FieldTable(
         default=10,
         doc="Most connections of one process; null with sizing takes the recommendation.",
     ),
-    Field(
-        name="processes", type=f.integer(1), default=1, doc="Client processes that hold a pool of this size."
-    ),
+    Field(name="processes", type=f.integer(1), default=1, doc="Client processes that hold a pool of this size."),
     Field(
         name="acquire_timeout",
         type=f.DURATION,
@@ -80,9 +76,7 @@ FIELDS = FieldTable(
         default=True,
         doc="Whether a connection is tried before it is handed out.",
     ),
-    Field(
-        name="statement_timeout", type=f.DURATION, default=30 * SECOND, doc="Limit of a statement; 0 is none."
-    ),
+    Field(name="statement_timeout", type=f.DURATION, default=30 * SECOND, doc="Limit of a statement; 0 is none."),
     Field(
         name="idle_in_transaction_timeout",
         type=f.DURATION,
@@ -113,12 +107,8 @@ FIELDS = FieldTable(
         default=100 * MS,
         doc="Statements that take longer are logged.",
     ),
-    Field(
-        name="leak_detection", type=f.BOOL, default=True, doc="Whether connections kept for ever are told."
-    ),
-    Field(
-        name="after_connect", type=f.list_of(f.SQL), default=[], doc="Statements run on each new connection."
-    ),
+    Field(name="leak_detection", type=f.BOOL, default=True, doc="Whether connections kept for ever are told."),
+    Field(name="after_connect", type=f.list_of(f.SQL), default=[], doc="Statements run on each new connection."),
     Field(
         name="mode",
         type=f.enum("session", "transaction", "statement"),
@@ -182,9 +172,7 @@ def _sized(body: Mapping[str, Any], settings: Settings) -> Settings:
     if settings["sizing"] is None:
         return settings
     load = settings["sizing"]
-    found = sizing.recommend(
-        load["agents"], load["ops_per_s"], load["avg_duration"], load["target_utilization"]
-    )
+    found = sizing.recommend(load["agents"], load["ops_per_s"], load["avg_duration"], load["target_utilization"])
     sized = dict(settings)
     if body.get("max") is None:
         sized["max"] = found.maximum

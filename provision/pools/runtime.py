@@ -74,16 +74,10 @@ FIELDS = FieldTable(
     ),
     Field(name="wake_channel", type=f.text(max_length=63), doc="NOTIFY channel that wakes the outbox relay."),
     Field(name="flush_dirty_keys", type=f.integer(1), default=50, doc="Dirty keys that start a flush."),
-    Field(
-        name="flush_interval", type=f.DURATION, default=100 * MS, doc="Longest time that a key stays dirty."
-    ),
+    Field(name="flush_interval", type=f.DURATION, default=100 * MS, doc="Longest time that a key stays dirty."),
     Field(name="consistency_window", type=f.DURATION, default=200 * MS, doc="Age at which a write is late."),
-    Field(
-        name="lease_ttl", type=f.DURATION, default=30 * SECOND, doc="How long a lease holds without renewal."
-    ),
-    Field(
-        name="outbox_poll_interval", type=f.DURATION, default=20 * MS, doc="How often a relay looks unwoken."
-    ),
+    Field(name="lease_ttl", type=f.DURATION, default=30 * SECOND, doc="How long a lease holds without renewal."),
+    Field(name="outbox_poll_interval", type=f.DURATION, default=20 * MS, doc="How often a relay looks unwoken."),
     Field(
         name="jetstream_max_connections",
         type=f.integer(1),

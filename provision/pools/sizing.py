@@ -39,9 +39,7 @@ def bounds(agents: int) -> tuple[Fraction, Fraction]:
     return min(max(Fraction(_SMALLEST), Fraction(agents, 4)), most), most
 
 
-def recommend(
-    agents: int, ops_per_s: float, avg_duration_ns: int, target_utilization: float = 0.8
-) -> Recommendation:
+def recommend(agents: int, ops_per_s: float, avg_duration_ns: int, target_utilization: float = 0.8) -> Recommendation:
     """Size a pool: operations in flight (rate x duration) ÷ utilisation, x agent factor, within bounds.
 
     Raises ValueError for negative loads and a utilisation outside (0, 1].

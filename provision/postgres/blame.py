@@ -43,7 +43,8 @@ def narrow(refusal: Refusal, record: Record) -> Culprit:
             match = re.search(rf"(?<!\w){re.escape(name[0] or name[1])}(?!\w)", text)
             if match:
                 return Culprit(record, field, match.start() + 1)
-    return Culprit(record, found[0][0] if len(found) == 1 else None, None)
+    expressions = [field for field, _ in found if field != "type"]
+    return Culprit(record, expressions[0] if len(expressions) == 1 else None, None)
 
 
 def _at(statement: str, position: int, records: list[Record]) -> Culprit | None:

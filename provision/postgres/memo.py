@@ -54,9 +54,7 @@ class Canonical(NamedTuple):
         """Give the record in this form."""
         refs, rigid = (_absolute(found, record) for found in (self.refs, self.rigid))
         roles = (a for a in record.refs if a.kind == "role")
-        return record._replace(
-            settings=record.settings | dict(self.settings), refs=(*refs, *roles), rigid=rigid
-        )
+        return record._replace(settings=record.settings | dict(self.settings), refs=(*refs, *roles), rigid=rigid)
 
     def to_json(self) -> str:
         return json.dumps(self, separators=(",", ":"))
@@ -67,9 +65,7 @@ class Canonical(NamedTuple):
         return cls(settings, *(tuple((kind, tuple(path)) for kind, path in found) for found in (refs, rigid)))
 
 
-def _relative(
-    addresses: Iterable[Address], table: Address | None
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _relative(addresses: Iterable[Address], table: Address | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
     if table is None or table.kind != "table":
         return tuple((a.kind, a.path) for a in addresses)
     depth = len(table.path)
@@ -79,9 +75,7 @@ def _relative(
 def _absolute(found: Iterable[tuple[str, tuple[str, ...]]], record: Record) -> tuple[Address, ...]:
     system, target = record.address[:2]
     own = record.parent.path if record.parent is not None else ()
-    return tuple(
-        Address(system, target, kind, (*own, *path[1:]) if path[0] == "" else path) for kind, path in found
-    )
+    return tuple(Address(system, target, kind, (*own, *path[1:]) if path[0] == "" else path) for kind, path in found)
 
 
 class Keys:

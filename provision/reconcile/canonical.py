@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provision import __version__, registry
 from provision.reconcile.targets import Note, Targets
@@ -32,8 +32,27 @@ def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note
         result = compile.canonicalise(part, snapshot.facts, memo(cache), scratch, tools(), product=__version__)
         for problem in result.problems:
             note(f"{problem.address}: {problem.message} ({problem.sqlstate})")
-        found |= result.plane.records
+        found |= {r.address: _ordered(r, plane[r.address]) for r in result.plane}
     return Plane(found.values(), name=plane.name, env=plane.env)
+
+
+def spelled(declared: Plane, canonical: Plane) -> dict[Address, dict[str, Any]]:
+    """The settings that a server has rewritten, in the words of the specs."""
+    found = {}
+    for record in declared:
+        settings = canonical[record.address].settings
+        if settings is not record.settings and settings != record.settings:
+            words = {name: value for name, value in record.settings.items() if settings.get(name) != value}
+            found[record.address] = words
+    return found
+
+
+def _ordered(canonical: Record, declared: Record) -> Record:
+    """Keep the edges that the declared text shows: a function's body leaves no trace in the catalog."""
+    if canonical is declared:
+        return declared
+    extra = tuple(a for a in declared.refs if a not in canonical.refs)
+    return canonical._replace(refs=(*canonical.refs, *extra), origin=declared.origin) if extra else canonical
 
 
 def validate(plane: Plane, target: str, facts: Facts, cache: Path) -> Compiled:

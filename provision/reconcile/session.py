@@ -14,7 +14,7 @@ from provision.plan import consents, contract
 from provision.plan.assemble import assemble
 from provision.plan.fingerprint import fingerprint
 from provision.plan.plan import Plan, Step
-from provision.reconcile import checking, gates, memory
+from provision.reconcile import canonical, checking, gates, memory
 from provision.reconcile.applying import Executor, Hook, Outcome, count
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
@@ -67,7 +67,8 @@ class OpenPlane:
         if known is not None:
             return known
         desired = self.desired(world)
-        plan = assemble(desired, world.seen, registry.kinds(), clock, only)
+        spelled = canonical.spelled(self.workspace.plane, desired)
+        plan = assemble(desired, world.seen, registry.kinds(), clock, only, spelled)
         if plan.is_empty and not tuple(only):
             remembered.keep(plan)
         return self._counted(plan)
@@ -81,12 +82,13 @@ class OpenPlane:
 
     def desired(self, world: World) -> Plane:
         """The desired plane in canonical form: expressions as the target's server prints them, the contract built."""
-        from provision.reconcile.canonical import canonicalise
-
-        plane = canonicalise(self.workspace.plane, world, self.targets, self.cache, self.note)
-        return Plane(
-            [*plane, contract.record(plane, reachable(self.workspace.document.targets))], name=self.name, env=self.env
-        )
+        plane = canonical.canonicalise(self.workspace.plane, world, self.targets, self.cache, self.note)
+        kinds = registry.kinds()
+        whole = contract.completed(plane, kinds, world.facts)
+        promise = contract.record(whole, reachable(self.workspace.document.targets), kinds)
+        declared = {r.address: r for r in whole if kinds[r.address.kind].nature != "live"}
+        records = (declared.get(r.address, r) for r in plane)
+        return Plane([*records, promise], name=self.name, env=self.env)
 
     def apply(
         self, plan: Plan, *, allowed: Collection[str] = (), progress: Progress = lambda text: None,

@@ -69,7 +69,7 @@ class World:
     def seen(self) -> Seen:
         """What the pure core works on. Declared kinds live in the contract, so the plane owns them as they are."""
         unmodelled = tuple(u for o in self.observations.values() for u in o.unmodelled)
-        return Seen(self.live, self.owned, self.facts, unmodelled)
+        return Seen(self.live, self.owned.keys(), self.facts, unmodelled)
 
     @property
     def foreign(self) -> dict[Address, str]:

@@ -145,9 +145,7 @@ def parse(text: str, name: str) -> Source:
         found = "a list" if isinstance(root, list) else "a single value"
         mark = builder.mark(builder.offsets[0])
         help = "Start the file with a section, such as streams: or schemas:."
-        wrong = Diagnostic(
-            "HF0113", "error", mark, f"the file holds {found}, not a mapping of sections", help
-        )
+        wrong = Diagnostic("HF0113", "error", mark, f"the file holds {found}, not a mapping of sections", help)
         return unreadable(name, text, [*builder.diagnostics, wrong])
     return Source(name, text, root, builder.offsets, builder.diagnostics)
 
@@ -174,9 +172,7 @@ class _Builder:
     def _at(self, event: Any) -> Mark:
         """The place of a node, as wide as its text where that stands on one line."""
         at = self.mark(event.start_mark.index)
-        one_line = (
-            event.end_mark.line == event.start_mark.line and event.end_mark.index > event.start_mark.index + 1
-        )
+        one_line = event.end_mark.line == event.start_mark.line and event.end_mark.index > event.start_mark.index + 1
         return at._replace(width=event.end_mark.index - event.start_mark.index) if one_line else at
 
     def report(self, code: str, mark: Mark, message: str, help: str, *related: Related) -> None:
@@ -228,9 +224,7 @@ class _Builder:
                     try:
                         value = plain[value]
                     except _Refused as refused:
-                        value = self._refuse(
-                            refused, event, as_key=key is _NONE and current.__class__ is dict
-                        )
+                        value = self._refuse(refused, event, as_key=key is _NONE and current.__class__ is dict)
             elif kind is AliasEvent:
                 value = self._alias(event, current)
             elif braces and text.startswith("{{", event.start_mark.index):
@@ -257,9 +251,7 @@ class _Builder:
                 stack.append(current)
                 if len(stack) > MAX_DEPTH:
                     at = self.mark(event.start_mark.index)
-                    self.report(
-                        "HF0114", at, f"nested deeper than {MAX_DEPTH} levels", "Flatten the document."
-                    )
+                    self.report("HF0114", at, f"nested deeper than {MAX_DEPTH} levels", "Flatten the document.")
                     raise _Abandon
                 current = value
             event = get()
@@ -312,16 +304,12 @@ class _Builder:
         """Report a key that cannot stand in this mapping, and read past it and its value."""
         at = self._at(event)
         if opens:
-            self.report(
-                "HF0109", at, "a key must be text, not a mapping or a list", "Write one word as the key."
-            )
+            self.report("HF0109", at, "a key must be text, not a mapping or a list", "Write one word as the key.")
             self._discard(event)
         elif isinstance(value, str):
             first = self._first_of(value, current)
             help = "Keep one of the two."
-            self.report(
-                "HF0102", at, f"key {value} is written twice", help, Related(first, "first written here")
-            )
+            self.report("HF0102", at, f"key {value} is written twice", help, Related(first, "first written here"))
         elif value is not _REPORTED and event.__class__.__name__ == "ScalarEvent":
             shown = event.value or "nothing"
             what = {bool: "a truth value", type(None): "the null value"}.get(value.__class__, "a number")

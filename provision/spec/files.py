@@ -55,15 +55,11 @@ def read_inputs(folder: Path, env: str | None) -> Inputs:
             continue
         if path.suffix == ".yml":
             help = f"Rename it to {inside.stem}.yaml."
-            problems.append(
-                _at_file(path, "HF0132", "a .yml file is not read", help)._replace(severity="warning")
-            )
+            problems.append(_at_file(path, "HF0132", "a .yml file is not read", help)._replace(severity="warning"))
         elif path.suffix == ".yaml" and (found := _read(path, problems)) is not None:
             specs.append(found)
     if not specs and not problems:
-        problems.append(
-            _at_file(folder, "HF0120", f"no *.yaml below {folder}", "Run holdfast init to get a start.")
-        )
+        problems.append(_at_file(folder, "HF0120", f"no *.yaml below {folder}", "Run holdfast init to get a start."))
     environment = _read_environment(folder, env, problems) if env is not None else None
     return Inputs(folder, env, tuple(specs), environment, tuple(problems))
 
@@ -88,9 +84,7 @@ def _read(path: Path, problems: list[Diagnostic]) -> File | None:
     try:
         return File(path.as_posix(), path, path.read_bytes())
     except OSError as error:
-        problems.append(
-            _at_file(path, "HF0112", f"cannot be read: {error.strerror}", "Mend its permissions.")
-        )
+        problems.append(_at_file(path, "HF0112", f"cannot be read: {error.strerror}", "Mend its permissions."))
         return None
 
 

@@ -39,6 +39,10 @@ class Kind(Protocol):
     system: str
     nature: Nature
     fields: FieldTable
+    #: Settings that no server holds: ``settle`` gives both sides what the spec says.
+    spec_only: frozenset[str]
+    #: Settings that are not managed where the spec says nothing: ``settle`` then takes what the server has.
+    left_to_server: frozenset[str]
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         """What an update does to dependents: "alter" rebuilds rigid ones, "replace" all of them.
@@ -80,6 +84,8 @@ class PlainKind:
     system = ""
     nature: Nature = "live"
     fields = FieldTable()
+    spec_only: frozenset[str] = frozenset()
+    left_to_server: frozenset[str] = frozenset()
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         return "none"

@@ -6,10 +6,11 @@ Pure but for the reading of ``file:`` bodies, which is handed in.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from provision.spec.diagnostic import Diagnostic, Mark, Related
+from provision.spec.diagnostic import Diagnostic, Related
 from provision.spec.environments import overlay
 from provision.spec.events import parse as parse_text
 from provision.spec.files import Body, File, Inputs
@@ -30,17 +31,14 @@ Parse = Callable[[File], Source]
 
 def parse_file(file: File) -> Source:
     """Decode and parse one file; mistakes are diagnostics of the result."""
+    data = file.data.removeprefix(BOM_UTF8)
     try:
-        text = file.data.decode("utf-8-sig")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        before = file.data[: error.start]
-        line = before.count(b"\n") + 1
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
-        help = "Save the file as UTF-8."
-        wrong = Diagnostic(
-            "HF0112", "error", Mark(file.name, line, column), "the file is not UTF-8 text", help
-        )
-        return unreadable(file.name, file.data.decode("utf-8", "replace"), [wrong])
+        readable = unreadable(file.name, data.decode("utf-8", "replace"))
+        at = readable.mark(len(data[: error.start].decode("utf-8")))._replace(width=1)
+        wrong = Diagnostic("HF0112", "error", at, "the file is not UTF-8 text", "Save the file as UTF-8.")
+        return unreadable(file.name, readable.text, [wrong])
     return parse_text(text, file.name)
 
 
@@ -54,9 +52,7 @@ class Layers:
         sources = [*self.specs, *([self.environment] if self.environment else [])]
         for source in sources:
             self.diagnostics += source.diagnostics
-        self.complete = all(s.complete for s in sources) and all(
-            p.severity == "warning" for p in inputs.problems
-        )
+        self.complete = all(s.complete for s in sources) and all(p.severity == "warning" for p in inputs.problems)
         self.base: dict[str, Any] = {}
         for source in self.specs:
             self._merge(self.base, source.root, source, ())
@@ -77,9 +73,7 @@ class Layers:
                 continue
             if key not in into:
                 into[key] = self._open_copy(value, place)
-            elif (
-                isinstance(into[key], dict) and isinstance(value, dict) and len(place) <= _name_levels(place)
-            ):
+            elif isinstance(into[key], dict) and isinstance(value, dict) and len(place) <= _name_levels(place):
                 self._merge(into[key], value, source, place)
             elif isinstance(into[key], list) and isinstance(value, list) and not pointer:
                 into[key].extend(value)
@@ -100,9 +94,7 @@ class Layers:
         name = ".".join(str(step) for step in place)
         at = source.locate(place, key=True)
         help = "Keep one of the two."
-        self.diagnostics.append(
-            Diagnostic("HF0103", "error", at, f"{name} is declared twice", help, (related,))
-        )
+        self.diagnostics.append(Diagnostic("HF0103", "error", at, f"{name} is declared twice", help, (related,)))
 
     def _environment_parts(self, source: Source) -> tuple[dict[str, Any], Any]:
         parts: dict[str, Any] = {"override": {}, "targets": None}
@@ -125,9 +117,7 @@ class Layers:
                     if key == "targets"
                     else "The name of a plane is the same everywhere."
                 )
-                self.diagnostics.append(
-                    Diagnostic("HF0122", "error", at, f"{key} cannot be overridden", help)
-                )
+                self.diagnostics.append(Diagnostic("HF0122", "error", at, f"{key} cannot be overridden", help))
         override = {k: v for k, v in parts["override"].items() if k not in ("plane", "targets")}
         return override, parts["targets"]
 

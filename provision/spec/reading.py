@@ -64,9 +64,7 @@ def _read(document: Document, sections: tuple[Section, ...]) -> Reading:
         rewrite = Rewrite(root)
         for pointer, help in undeclared(document.base, document.override, schema.json):
             message = f"override of {pointer[-1]}, which is declared nowhere"
-            diagnostics.append(
-                Diagnostic("HF0122", "error", document.locate(pointer, key=True), message, help)
-            )
+            diagnostics.append(Diagnostic("HF0122", "error", document.locate(pointer, key=True), message, help))
             rewrite.drop(pointer)
             dropped.append(pointer)
         root = rewrite.root
@@ -133,9 +131,7 @@ class _Reader:
         """Report a value that its type refuses, at its own place."""
         self._add("HF0210", (*pointer, *error.path), str(error), error.help)
 
-    def report(
-        self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False
-    ) -> None:
+    def report(self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False) -> None:
         """Report any other mistake of reading."""
         self._add(code, pointer, message, help, at_key=at_key)
 
@@ -144,9 +140,7 @@ class _Reader:
         related = Related(self._place(first.origin), "first declared here")
         at = self._place(second.origin)
         message = f"{second.address} is declared twice"
-        self.diagnostics.append(
-            Diagnostic("HF0211", "error", at, message, "Keep one of the two.", (related,))
-        )
+        self.diagnostics.append(Diagnostic("HF0211", "error", at, message, "Keep one of the two.", (related,)))
 
     def _place(self, origin: Pointer | None) -> Mark:
         return self._document.locate(origin or (), key=True)

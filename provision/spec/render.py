@@ -34,7 +34,7 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 def text(diagnostics: Iterable[Diagnostic], line: Line, *, color: bool = False) -> str:
     """Render for people: place, code, sentence, source line with a caret, help. Empty if there is nothing."""
-    return "\n".join(_block(diagnostic, line, color) for diagnostic in in_order(diagnostics))
+    return "\n".join(_block(_printable(diagnostic), line, color) for diagnostic in in_order(diagnostics))
 
 
 def summary(diagnostics: Iterable[Diagnostic]) -> str:
@@ -42,6 +42,12 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     severities = [d.severity for d in diagnostics]
     counts = [(severities.count("error"), "error"), (severities.count("warning"), "warning")]
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n) or "no problems"
+
+
+def _printable(diagnostic: Diagnostic) -> Diagnostic:
+    """Names and values of a spec stand in messages: none of them may steer a terminal."""
+    message, help = (_UNPRINTABLE.sub("\ufffd", text) for text in (diagnostic.message, diagnostic.help))
+    return diagnostic._replace(message=message, help=help)
 
 
 def _block(diagnostic: Diagnostic, line: Line, color: bool) -> str:
@@ -105,7 +111,7 @@ def _place(mark: Mark) -> dict[str, Any]:
 
 def github(diagnostics: Iterable[Diagnostic]) -> str:
     """Render as workflow commands, which GitHub shows on the changed lines of a pull request."""
-    return "".join(_annotation(diagnostic) for diagnostic in in_order(diagnostics))
+    return "".join(_annotation(_printable(diagnostic)) for diagnostic in in_order(diagnostics))
 
 
 def _annotation(diagnostic: Diagnostic) -> str:

@@ -20,9 +20,7 @@ _MASK = "***"
 #: A shorter secret is masked only where it stands alone: masking every "a" would tell more than it hides.
 _SHORT = 4
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s@/]+)@")
-_KEYWORD_PASSWORD = re.compile(
-    r"(?i)\b(password|sslpassword|passfile|token)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'&]+)"
-)
+_KEYWORD_PASSWORD = re.compile(r"(?i)\b(password|sslpassword|passfile|token)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'&]+)")
 
 
 class SecretMissing(InputError):

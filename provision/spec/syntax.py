@@ -130,9 +130,7 @@ def _template_before(mark: Mark, source: Source) -> Mark | None:
 def _cannot_start(at: Mark, source: Source) -> Diagnostic:
     char = source.line(at.line)[at.column - 1 : at.column]
     if char == "\t":
-        return Diagnostic(
-            "HF0110", "error", at._replace(width=1), "a tab in the indentation", "Indent with spaces."
-        )
+        return Diagnostic("HF0110", "error", at._replace(width=1), "a tab in the indentation", "Indent with spaces.")
     help = f"Quote the value: a plain one cannot start with {char}."
     return Diagnostic("HF0101", "error", at._replace(width=1), f"a value cannot start with {char}", help)
 

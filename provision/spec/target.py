@@ -123,9 +123,7 @@ def _tags(value: list[Any]) -> list[Any]:
 NATS_TARGET = FieldTable(
     _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the servers.", required=True),
     _field("urls", _URLS, "Where to connect: a URL, a list of them, or a reference."),
-    _field(
-        "creds", _either_text_or_secret(_PATH), "Path of a credentials file, or a reference to that path."
-    ),
+    _field("creds", _either_text_or_secret(_PATH), "Path of a credentials file, or a reference to that path."),
     _field("user", _either_text_or_secret(_PLAIN), "User name."),
     _field("password", SECRET, "Password of the user."),
     _field("token", SECRET, "Token."),
@@ -170,9 +168,7 @@ POSTGRES_TARGET = FieldTable(
     _field("max_connections", integer(1), "max_connections of the server."),
     _field("version", VERSION, "Version of the server."),
     _field("extensions", list_of(_PLAIN), "Extensions that can be created there."),
-    _field(
-        "mode", enum("direct", "pooled"), "Whether a transaction pooler stands in between.", default="direct"
-    ),
+    _field("mode", enum("direct", "pooled"), "Whether a transaction pooler stands in between.", default="direct"),
     _field("tls", object_of(_PG_TLS), "Certificates and sslmode."),
 )
 TABLES = {"nats": NATS_TARGET, "postgres": POSTGRES_TARGET}
@@ -299,11 +295,7 @@ def _address(given: Mapping[str, Any], endpoint: str) -> tuple[str, int]:
     host = given.get("host") or _FORMS[form][0]
     service = given.get("service")
     if not given.get("host") and service:
-        host = (
-            service
-            if form == "compose"
-            else f"{service}.{given.get('namespace') or 'default'}.svc.cluster.local"
-        )
+        host = service if form == "compose" else f"{service}.{given.get('namespace') or 'default'}.svc.cluster.local"
     if not host:
         raise FieldError("the target has no host", help="Give host, endpoints, or a dsn.")
     return host, given.get("port") or 5432

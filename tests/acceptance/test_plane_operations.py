@@ -78,7 +78,7 @@ def test_each_pool_role_has_its_time_outs(sql: Session) -> None:
             assert re.fullmatch(r"[1-9]\d*(ms|s|min|h)", limits[setting]), (name, setting)
     primary = sql.execute("SELECT rolconfig FROM pg_roles WHERE rolname = 'app_primary'").fetchone()
     assert primary is not None
-    assert {"statement_timeout=30s", "idle_in_transaction_session_timeout=60s"} <= set(primary[0])
+    assert {"statement_timeout=30s", "idle_in_transaction_session_timeout=1min"} <= set(primary[0])
 
 
 @pytest.mark.req("A4.14")

@@ -15,13 +15,13 @@ TOKEN = "t" * 32
 VECTOR = "[" + ",".join(["0.5"] * 1536) + "]"
 
 
-def insert(sql: Session, table: str, returning: str | None = None, **values: Any) -> Any:
-    """Insert one row; mappings become JSON."""
+def insert(sql: Session, table: str, returning: str = "1", **values: Any) -> Any:
+    """Insert one row and give back a column; mappings become JSON."""
     given = [json.dumps(v) if isinstance(v, dict | list) else v for v in values.values()]
     text = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(given))})"
     if not values:
         text = f"INSERT INTO {table} DEFAULT VALUES"
-    row = sql.execute(f"{text} RETURNING {returning or '1'}", given).fetchone()
+    row = sql.execute(f"{text} RETURNING {returning}", given).fetchone()
     assert row is not None
     return row[0]
 
@@ -50,9 +50,10 @@ def test_a_root_agent_needs_only_type_and_name(sql: Session) -> None:
     root = agent(sql)
     child = agent(sql, parent_agent_id=root)
     row = sql.execute("SELECT parent_agent_id, status::text, metadata FROM agents.registry WHERE agent_id = %s", [root])
-    parent, status, metadata = row.fetchone() or ()
-    assert (parent, status) == (None, "initializing")
-    assert {"created_at", "version"} <= set(metadata)
+    found = row.fetchone()
+    assert found is not None
+    assert found[:2] == (None, "initializing")
+    assert {"created_at", "version"} <= set(found[2])
     sql.execute("DELETE FROM agents.registry WHERE agent_id = %s", [root])
     assert sql.execute("SELECT parent_agent_id FROM agents.registry WHERE agent_id = %s", [child]).fetchone() == (None,)
 
@@ -108,7 +109,8 @@ def test_the_validator_is_immutable_and_pins_its_search_path(sql: Session) -> No
 @pytest.mark.req("A5.11", "A5.38")
 def test_state_takes_values_of_any_size_and_refuses_what_cannot_be(sql: Session) -> None:
     me = agent(sql)
-    table, check, row = "agents.state", errors.CheckViolation, {"agent_id": me, "state_value": {}}
+    table, check = "agents.state", errors.CheckViolation
+    row: dict[str, Any] = {"agent_id": me, "state_value": {}}
     big = {"text": "".join(str(uuid4()) for _ in range(500))}
     insert(sql, table, agent_id=me, state_key="big", state_value=big)
     insert(sql, table, **row, state_key="flushed", kv_incarnation=1_700_000_000_000_000_001, kv_revision=7)
@@ -171,7 +173,12 @@ def test_impossible_tasks_are_refused(sql: Session) -> None:
 def test_references_to_tasks_carry_the_type(sql: Session) -> None:
     me, one, two = agent(sql), task(sql), task(sql, task_type="tool_call")
     child = task(sql, parent_task_id=one, parent_task_type="inference", assigned_agent_id=me)
-    pair = {"task_id": one, "task_type": "inference", "depends_on_task_id": two, "depends_on_task_type": "tool_call"}
+    pair: dict[str, Any] = {
+        "task_id": one,
+        "task_type": "inference",
+        "depends_on_task_id": two,
+        "depends_on_task_type": "tool_call",
+    }
     table = "tasks.dependencies"
     insert(sql, table, **pair)
     refused(sql, errors.UniqueViolation, "dependencies_task_key", table, **pair)

@@ -72,9 +72,7 @@ def test_it_says_how_to_reach_servers_and_names_the_secrets_of_pools() -> None:
     assert content["roles"] == {"app": {"target": "main", "password": {"env": "APP_PASSWORD"}}}
 
 
-@pytest.mark.parametrize(
-    "broken", [{"contract_version": "2.0"}, {"digest": "none"}, {"limits": {"lease_ttl": "30s"}}]
-)
+@pytest.mark.parametrize("broken", [{"contract_version": "2.0"}, {"digest": "none"}, {"limits": {"lease_ttl": "30s"}}])
 def test_the_definition_refuses_what_a_reader_could_not_use(broken: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**contract.build(plane()), **broken}, json.loads(OURS.read_text()))
@@ -156,9 +154,7 @@ def _perform(session: psycopg.Connection[Any], change: Change, desired: Plane) -
 
 def test_the_library_says_how_to_get_the_command() -> None:
     path = {"PYTHONPATH": str(ROOT / "runtime")}
-    said = subprocess.run(
-        [sys.executable, "-m", "holdfast"], capture_output=True, text=True, env=path, check=False
-    )
+    said = subprocess.run([sys.executable, "-m", "holdfast"], capture_output=True, text=True, env=path, check=False)
     assert said.returncode == 1
     assert "holdfast[cli]" in said.stderr
 

@@ -14,7 +14,7 @@ from provision.plan.assemble import Seen, assemble
 from provision.plan.plan import Plan
 from provision.spec.fields import FieldError
 from provision.spec.ident import Address
-from provision.spec.record import Pointer, Plane, Record
+from provision.spec.record import Plane, Pointer, Record
 
 Json = dict[str, Any]
 KINDS: dict[str, Any] = {
@@ -109,7 +109,7 @@ class Bench:
         desired = Plane(
             [r for r in desired if KINDS[r.address.kind].nature == "live"], name=desired.name, env=desired.env
         )
-        return assemble(desired, Seen(live, self.ledger.owned(), known), KINDS, NOW)
+        return assemble(desired, Seen(live, set(self.ledger.owned()), known), KINDS, NOW)
 
     def apply(self, document: Mapping[str, Any]) -> Plan:
         """Plan and apply, then plan again: nothing may be left."""

@@ -93,10 +93,8 @@ def test_runs_are_noted(ledger: Ledger) -> None:
 
 def test_one_apply_at_a_time(plane: Bench, ledger: Ledger) -> None:
     second = Ledger(plane.session, "agents", "test", holder="the second")
-    with ledger.hold():
-        with pytest.raises(LockHeld, match="another apply works on agents.test: pid"):
-            with second.hold():
-                pytest.fail("both hold the lock")
+    with ledger.hold(), pytest.raises(LockHeld, match=r"another apply works on agents\.test: pid"), second.hold():
+        pytest.fail("both hold the lock")
     with second.hold():
         pass
 

@@ -126,8 +126,9 @@ def stream_verdicts(plane: Bench) -> list[str]:
 
 def _moved(specs: Json, index: int) -> Json:
     """Give each case subjects of its own."""
-    text = {"a.>": f"s{index}.>", "a.*": f"s{index}.*", "a.b": f"s{index}.b", "c.>": f"s{index}c.>", "r.>": f"r{index}.>",
-            "a.x.{{wildcard(1)}}": f"s{index}.x.{{{{wildcard(1)}}}}"}  # fmt: skip
+    own = f"s{index}"
+    text = {"a.>": f"{own}.>", "a.*": f"{own}.*", "a.b": f"{own}.b", "c.>": f"{own}c.>", "r.>": f"r{index}.>"}
+    text["a.x.{{wildcard(1)}}"] = f"{own}.x.{{{{wildcard(1)}}}}"
 
     def walk(node: Any) -> Any:
         if isinstance(node, dict):
@@ -186,7 +187,8 @@ def test_our_word_on_updates_is_the_servers(plane: Bench) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    "version", ["2.10.26", "2.11.0", "2.11.11", "2.12.3", "2.12.4", "2.12.5", "2.12.8", "2.14.0", "2.14.3", "2.14.4", "2.14.6"]
+    "version",
+    "2.10.26 2.11.0 2.11.1 2.11.2 2.11.11 2.12.0 2.12.4 2.12.5 2.12.8 2.14.0 2.14.3 2.14.4 2.14.6 2.15.0".split(),
 )
 def test_our_word_on_updates_is_that_of_each_version(version: str, server_of: Callable[[str], Bench]) -> None:
     plane = server_of(version)

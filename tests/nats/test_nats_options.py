@@ -206,10 +206,13 @@ def test_every_key_that_the_server_shows_is_modelled(plane: Bench) -> None:
     for index, (option, (value, further, _)) in enumerate(STREAM.items()):
         own = {"subjects": [f"s{index}.>"], **further, option: value}
         if option in ("subjects", "subject_transform", "republish"):
-            own[option] = {"subjects": [f"s{index}.>"], "subject_transform": {"src": f"s{index}.*", "dest": f"s{index}.x"},
-                           "republish": {"src": f"s{index}.>", "dest": "copy.>"}}[option]  # fmt: skip
+            own[option] = {
+                "subjects": [f"s{index}.>"],
+                "subject_transform": {"src": f"s{index}.*", "dest": f"s{index}.x"},
+                "republish": {"src": f"s{index}.>", "dest": "copy.>"},
+            }[option]
         streams[f"S{index}"] = own
-    consumers = {f"C{i}": {**further, option: value} for i, (option, (value, further, _)) in enumerate(CONSUMER.items())}
+    consumers = {f"C{i}": {**further, o: value} for i, (o, (value, further, _)) in enumerate(CONSUMER.items())}
     for name, own in consumers.items():
         if "deliver_subject" in own:
             own["deliver_subject"] = f"push.{name}"

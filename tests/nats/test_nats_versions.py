@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from nats_plane import KINDS, Bench, read
+from nats_plane import KINDS, Bench, Json, read
 from test_nats_options import BUCKET, CONSUMER, OBJECT_STORE, STREAM
 
 from provision.nats import apply
 from provision.nats.errors import ApiError, NotApplied
 from provision.spec.change import Api
+from provision.spec.record import Record
 
 VERSIONS = ["2.10.26", "2.11.0", "2.11.11", "2.12.8", "2.14.0", "2.14.6"]
 
@@ -41,6 +42,50 @@ def converge(plane: Bench) -> int:
     plane.apply(document)
     assert plane.observe().unmodelled == []
     return len(read(document))
+
+
+def mispredicted(plane: Bench) -> list[str]:
+    """Objects whose unspoken options the server fills in otherwise than ``settle`` says."""
+    facts = plane.observe().facts
+    wrong: list[str] = []
+
+    def compare(record: Record, subject: str, body: Callable[[Json], Json]) -> None:
+        kind, name = KINDS[record.address.kind], record.address.name
+        if kind.unsupported(record, facts) or record.settings.get("sealed"):
+            return
+        answer = plane.api(subject, body(kind.wire(name, record.settings)))
+        if "refused" in answer:  # 2.11.0 wants said what later servers add by themselves; a plan says it
+            settled, _ = kind.settle(record, None, facts, None)
+            answer = plane.api(subject, body(kind.wire(name, settled.settings)))
+        live, unmodelled = kind.unwire(name, answer["config"])
+        want, have = kind.settle(record, record._replace(settings=live), facts, None)
+        differ = {k: (v, have.settings[k]) for k, v in want.settings.items() if v != have.settings[k]}
+        if differ or unmodelled:
+            wrong.append(f"{record.address}: {differ} {unmodelled}")
+
+    for index, (option, (value, further, _)) in enumerate(STREAM.items()):
+        subjects = {} if option in ("subjects", "subject_transform", "republish") else {"subjects": [f"s{index}.>"]}
+        title = f"S{index}"
+        (record,) = read({"streams": {title: {**subjects, **further, option: value}}})
+        compare(record, f"STREAM.CREATE.{title}", lambda config: config)
+        plane.api(f"STREAM.DELETE.{title}")
+    for option, (value, further, _) in CONSUMER.items():
+        plane.api("STREAM.CREATE.S", {"name": "S", "subjects": ["a.>"]})
+        _, record = read({"streams": {"S": {"subjects": ["a.>"], "consumers": {"C": {**further, option: value}}}}})
+        body = {"stream_name": "S", "action": "create"}
+        compare(record, "CONSUMER.CREATE.S.C", lambda config, body=body: {**body, "config": config})  # type: ignore[misc]
+        plane.api("STREAM.DELETE.S")
+    return wrong
+
+
+def test_the_defaults_we_expect_are_the_servers(plane: Bench) -> None:
+    assert mispredicted(plane) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_defaults_we_expect_are_those_of_each_version(version: str, server_of: Callable[[str], Bench]) -> None:
+    assert mispredicted(server_of(version)) == []
 
 
 def test_everything_converges_on_the_server_of_the_lock_file(plane: Bench) -> None:

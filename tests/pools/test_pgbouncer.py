@@ -91,9 +91,7 @@ def bouncer(pg_database: dict[str, Any], server_root: Path) -> Iterator[dict[str
     with psycopg.connect(**pg_database, autocommit=True) as admin:
         for role in ("app_primary", "app_replica", "app_background"):
             admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
-        verifiers = dict(
-            admin.execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL")
-        )
+        verifiers = dict(admin.execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL"))
     found = pools()
     home = server_root / f"pgbouncer-{pg_database['dbname']}"
     home.mkdir(mode=0o755)
@@ -103,9 +101,7 @@ def bouncer(pg_database: dict[str, Any], server_root: Path) -> Iterator[dict[str
         found,
         {p.address: server for p in found},
         version,
-        pgbouncer.Listen(
-            port=port, auth_file=str(home / "userlist.txt"), admin_users=("app_background",), log_file=""
-        ),
+        pgbouncer.Listen(port=port, auth_file=str(home / "userlist.txt"), admin_users=("app_background",), log_file=""),
     )
     (home / "pgbouncer.ini").write_text(rendered.ini)
     (home / "userlist.txt").write_text(pgbouncer.fill(rendered.userlist, verifiers, verifiers.__getitem__))

@@ -84,9 +84,7 @@ def test_an_endpoint_that_the_target_lacks_is_named() -> None:
 def test_a_real_server_takes_the_url_of_a_nasty_login(pg_database: dict[str, Any]) -> None:
     with psycopg.connect(**pg_database, autocommit=True) as admin:
         admin.execute("CREATE ROLE \"us@er/ one\" LOGIN PASSWORD 'p@ss/w:o rd?#%&=é'")
-    here = target(
-        form="local", host=pg_database["host"], port=pg_database["port"], database=pg_database["dbname"]
-    )
+    here = target(form="local", host=pg_database["host"], port=pg_database["port"], database=pg_database["dbname"])
     work = pool(role="us@er/ one", statement_timeout="90s", idle_in_transaction_timeout="1500ms")
     with psycopg.connect(connection.url(here, work, "p@ss/w:o rd?#%&=é")) as session:
         row = session.execute(

@@ -29,9 +29,7 @@ class Reports:
     def fail(self, pointer: Pointer, error: FieldError) -> None:
         self.errors.append((pointer, error))
 
-    def report(
-        self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False
-    ) -> None:
+    def report(self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False) -> None:
         raise AssertionError(message)
 
 
@@ -141,9 +139,7 @@ def test_processes_multiply_a_pool_unless_pgbouncer_gathers_them() -> None:
 
 
 def test_the_limit_of_a_role_covers_all_its_pools() -> None:
-    pools = read(
-        one={"role": "app", "max": 10}, two={"role": "app", "max": 8}, free={"role": "other", "max": 90}
-    )
+    pools = read(one={"role": "app", "max": 10}, two={"role": "app", "max": 8}, free={"role": "other", "max": 90})
     roles = {"app": role("app", 17), "other": role("other", -1)}
     (excess,) = budget.over_role(pools.values(), roles)
     assert (excess.of, excess.total, excess.limit) == ("app", 18, 17)

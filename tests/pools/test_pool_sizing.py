@@ -22,9 +22,7 @@ def test_size_is_operations_in_flight_over_utilisation() -> None:
 
 
 @pytest.mark.req("A4.11")
-@pytest.mark.parametrize(
-    ("agents", "factor"), [(1, 1.0), (5, 1.0), (6, 0.8), (20, 0.8), (21, 0.6), (1000, 0.6)]
-)
+@pytest.mark.parametrize(("agents", "factor"), [(1, 1.0), (5, 1.0), (6, 0.8), (20, 0.8), (21, 0.6), (1000, 0.6)])
 def test_many_agents_share_connections(agents: int, factor: float) -> None:
     assert float(agent_factor(agents)) == factor
 
@@ -87,9 +85,7 @@ def test_every_load_gets_a_usable_pool(agents: int, ops: float, duration: int, u
     assert 2 <= found.maximum <= 50
 
 
-@pytest.mark.parametrize(
-    "load", [(-1, 1, 1, 0.8), (1, -1, 1, 0.8), (1, 1, -1, 0.8), (1, 1, 1, 0), (1, 1, 1, 1.5)]
-)
+@pytest.mark.parametrize("load", [(-1, 1, 1, 0.8), (1, -1, 1, 0.8), (1, 1, -1, 0.8), (1, 1, 1, 0), (1, 1, 1, 1.5)])
 def test_an_impossible_load_is_refused(load: tuple[int, float, int, float]) -> None:
     with pytest.raises(ValueError, match=r"negative|utilisation"):
         recommend(*load)

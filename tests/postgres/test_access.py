@@ -7,12 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from access_driver import World, changed, desired, read, texts
 
 from provision.postgres.kinds.grant import read_object, statements
 from provision.postgres.kinds.guc import canonical
 from provision.postgres.kinds.privileges import Held, parse_acl
 from provision.spec.ident import Address
+from tests.postgres.access_driver import World, changed, desired, read, texts
 
 BASE: dict[str, Any] = {
     "roles": {

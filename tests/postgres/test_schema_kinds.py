@@ -7,7 +7,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from access_driver import World, changed, desired, read, texts
+
+from tests.postgres.access_driver import World, changed, desired, read, texts
 
 STATUS = ["initializing", "active", "idle", "suspended", "terminated", "error"]
 BASE: dict[str, Any] = {

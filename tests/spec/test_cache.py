@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,12 +101,12 @@ def test_only_the_changed_file_is_parsed_again(folder: Path, tmp_path: Path, par
 
 
 def test_new_removed_and_renamed_files_are_seen(folder: Path, tmp_path: Path) -> None:
-    steps = [
-        lambda: write(folder, {"more.yaml": "streams: {C: {subjects: [c]}}"}),
-        lambda: (folder / "more.yaml").rename(folder / "other.yaml"),
-        lambda: (folder / "other.yaml").unlink(),
-        lambda: write(folder, {"x.yml": ""}),
-        lambda: (folder / "schemas/f.sql").unlink(),
+    steps: list[Callable[[], object]] = [
+        partial(write, folder, {"more.yaml": "streams: {C: {subjects: [c]}}"}),
+        partial((folder / "more.yaml").rename, folder / "other.yaml"),
+        (folder / "other.yaml").unlink,
+        partial(write, folder, {"x.yml": ""}),
+        (folder / "schemas/f.sql").unlink,
     ]
     read_specs(folder, None, SECTIONS, tmp_path / "cache")
     for step in steps:

@@ -11,6 +11,7 @@ import pytest
 from provision.spec.diagnostic import Diagnostic
 from provision.spec.document import environments, load
 from provision.spec.reading import read
+from provision.spec.record import Pointer
 from tests.spec.sections import SECTIONS, write
 
 BASE = "plane: agents\nstreams:\n  TASKS:\n    subjects: [tasks.>]\n    placement: {cluster: c1, tags: [a, b]}\n"
@@ -32,7 +33,7 @@ def test_files_share_sections_and_schemas(tmp_path: Path) -> None:
     assert list(document.root["streams"]) == ["A", "B"]
     assert list(document.root["schemas"]["s"]["functions"]) == ["f", "g"]
     assert document.root["list"] == [1, 2, 3]
-    places = [
+    places: list[Pointer] = [
         ("streams", "B", "subjects", 0),
         ("schemas", "s", "functions", "g"),
         ("schemas", "s", "comment"),

@@ -72,8 +72,10 @@ def test_json_is_the_documented_contract() -> None:
 
 def test_github_annotations_escape_what_would_end_them() -> None:
     assert render.github(FOUND).splitlines() == [
-        "::error file=specs/a.yaml,line=6,col=5,title=HF0102,endColumn=12::key max_age is written twice"
-        "%0Aspecs/a.yaml:3:5: first written here%0AKeep one of the two.",
+        (
+            "::error file=specs/a.yaml,line=6,col=5,title=HF0102,endColumn=12::key max_age is written twice"
+            "%0Aspecs/a.yaml:3:5: first written here%0AKeep one of the two."
+        ),
         "::warning file=specs/b%2C c.yaml,line=2,col=5,title=HF0132::odd: 100%25",
     ]
 

@@ -73,7 +73,7 @@ class BackedKind(PlainKind):
         name = desired.address.name
         have = self.as_stream(name, live.settings) if live is not None else None
         want = settled(self.as_stream(name, desired.settings), have, facts)
-        spec_only = {f.name: desired.settings[f.name] for f in self.fields if note_of(f).local}
+        spec_only = {name: desired.settings[name] for name in self.spec_only}
         desired = desired._replace(settings={**self.from_stream(name, want), **spec_only})
         if live is not None and have is not None:
             aligned = self.from_stream(name, align(OPTIONS, want, have))
@@ -186,9 +186,7 @@ class _Lowering:
             action = "update" if self.change.fields else "none"
         if action in ("delete", "replace", "rebuild"):
             drafts.append(self._drop())
-            gone = [
-                a for a, c in self.context.changes.items() if c.action == "delete" and a.within(self.address)
-            ]
+            gone = [a for a, c in self.context.changes.items() if c.action == "delete" and a.within(self.address)]
         if action in ("create", "replace", "rebuild"):
             drafts.extend(self._create())
         elif action == "update":

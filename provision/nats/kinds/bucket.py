@@ -13,7 +13,7 @@ from provision.nats.kinds import backing, reading
 from provision.nats.kinds import fields as t
 from provision.nats.kinds.stream_fields import OPTIONS
 from provision.nats.kinds.subjects import BUCKET_NAME_PATTERN
-from provision.nats.kinds.wire import Json, Note
+from provision.nats.kinds.wire import Json, Note, local_fields
 from provision.spec import fields as f
 from provision.spec.fields import Field, FieldTable, Type
 from provision.spec.ident import Address
@@ -105,6 +105,7 @@ class BucketKind(backing.BackedKind):
 
     name = "bucket"
     fields = FIELDS
+    spec_only = local_fields(FIELDS)
 
     def stream_name(self, name: str) -> str:
         return PREFIX + name

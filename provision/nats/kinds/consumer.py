@@ -19,6 +19,7 @@ from provision.nats.kinds.wire import (
     Version,
     align,
     from_wire,
+    local_fields,
     note_of,
     restore,
     to_wire,
@@ -171,6 +172,7 @@ class ConsumerKind(PlainKind):
     system = "nats"
     nature: Nature = "live"
     fields = FIELDS
+    spec_only = local_fields(FIELDS)
 
     def wire(self, name: str, settings: Mapping[str, Any]) -> Json:
         """Give the consumer configuration as the server's JSON, without defaults and our own metadata."""
@@ -199,7 +201,7 @@ class ConsumerKind(PlainKind):
         want = settled(desired.settings, facts)
         if live is not None:
             have = align(FIELDS, want, live.settings)
-            have |= {field.name: want[field.name] for field in FIELDS if note_of(field).local}
+            have |= {name: want[name] for name in self.spec_only}
             if _is_over(want["pause_until"], clock) and _is_over(have["pause_until"], clock):
                 have["pause_until"] = want["pause_until"]
             live = live._replace(settings=have)
@@ -275,9 +277,7 @@ def refused(before: Mapping[str, Any], after: Mapping[str, Any], version: Versio
         old, new = before.get(field.name), after.get(field.name)
         if old == new or note_of(field).local:
             continue
-        if note_of(field).mutability(version) == "never" or (
-            field.name == "deliver_subject" and None in (old, new)
-        ):
+        if note_of(field).mutability(version) == "never" or (field.name == "deliver_subject" and None in (old, new)):
             found.append(field.name)
     return found
 
@@ -372,9 +372,7 @@ class _Lowering:
         assert after is not None
         drafts: list[Draft] = []
         if set(self.change.fields) != {"pause_until"}:
-            given_up = [
-                s for s in filters(before.settings) or [">"] if s not in (filters(after.settings) or [">"])
-            ]
+            given_up = [s for s in filters(before.settings) or [">"] if s not in (filters(after.settings) or [">"])]
             drafts.append(Draft(
                 self.address, "update", self._request(after.settings, "update"),
                 f"update consumer {self.name} of stream {self.stream}",
@@ -399,9 +397,7 @@ class _Lowering:
     def _narrowed(self, before: Settings, after: Settings) -> tuple[Hazard, ...]:
         if self.retention != "interest" or filters(before) == filters(after):
             return ()
-        detail = (
-            "messages that no consumer waits for after the change of filter are deleted (at most this many)"
-        )
+        detail = "messages that no consumer waits for after the change of filter are deleted (at most this many)"
         probe = {"stream": self.stream, "consumer": self.name}
         return (Hazard("data_loss", detail, unit="messages", probe=probe),)
 
@@ -420,11 +416,7 @@ class _Lowering:
             if other == self.address or other.kind != "consumer" or change.before is None:
                 continue
             if change.before.parent == self.parent:
-                kept = (
-                    filters(change.after.settings) or [">"]
-                    if change.after and change.action == "update"
-                    else []
-                )
+                kept = filters(change.after.settings) or [">"] if change.after and change.action == "update" else []
                 given_up = [s for s in filters(change.before.settings) or [">"] if s not in kept]
                 found.extend(s for s in given_up if any(collide(s, w) for w in wanted or [">"]))
         return tuple(self.parent.child("filter", s) for s in dict.fromkeys(found))

@@ -124,9 +124,7 @@ REPUBLISH = FieldTable(
 )  # fmt: skip
 EXTERNAL = FieldTable(
     Field(name="api", type=f.STRING, required=True, doc="Prefix of the other account's or domain's API."),
-    Field(
-        name="deliver", type=f.STRING, default="", doc="Prefix of the subject that messages are delivered on."
-    ),
+    Field(name="deliver", type=f.STRING, default="", doc="Prefix of the subject that messages are delivered on."),
 )
 SOURCE_CONSUMER = FieldTable(
     Field(name="name", type=ASSET_NAME, required=True, doc="The durable consumer to read through."),
@@ -153,9 +151,7 @@ SOURCE = FieldTable(
     ),
 )  # fmt: skip
 CONSUMER_LIMITS = FieldTable(
-    Field(
-        name="inactive_threshold", type=DURATION, default=0, doc="Largest inactive_threshold of consumers."
-    ),
+    Field(name="inactive_threshold", type=DURATION, default=0, doc="Largest inactive_threshold of consumers."),
     Field(name="max_ack_pending", type=f.integer(-1), default=0, doc="Largest max_ack_pending of consumers."),
 )
 
@@ -199,9 +195,7 @@ def replicas(doc: str = "Copies on different servers, 1 to 5.") -> Field:
 
 
 def storage() -> Field:
-    return Field(
-        name="storage", type=STORAGE_TYPE, default="file", doc="Where messages are kept.", note=Note("never")
-    )
+    return Field(name="storage", type=STORAGE_TYPE, default="file", doc="Where messages are kept.", note=Note("never"))
 
 
 def compression() -> Field:

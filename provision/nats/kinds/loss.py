@@ -20,9 +20,7 @@ _GUARDED_BY_DISCARD = ("max_msgs", "max_bytes")
 
 def all_messages(stream: str) -> Hazard:
     """Everything in the stream goes."""
-    return Hazard(
-        "data_loss", f"deletes every message of stream {stream}", unit="messages", probe={"stream": stream}
-    )
+    return Hazard("data_loss", f"deletes every message of stream {stream}", unit="messages", probe={"stream": stream})
 
 
 def by_update(

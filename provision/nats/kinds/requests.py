@@ -29,12 +29,7 @@ def contested(subjects: Iterable[str], address: Address, context: Context) -> tu
     wanted = list(subjects)
     found: list[str] = []
     for other, change in context.changes.items():
-        if (
-            other == address
-            or other.system != "nats"
-            or other.target != address.target
-            or change.before is None
-        ):
+        if other == address or other.system != "nats" or other.target != address.target or change.before is None:
             continue
         stays = change.after if change.action == "update" else None
         kept = stays.settings.get("subjects") or () if stays else ()

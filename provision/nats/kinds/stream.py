@@ -8,7 +8,7 @@ from typing import Any
 from provision.nats.kinds import backing, consumer, reading
 from provision.nats.kinds.stream_fields import OPTIONS
 from provision.nats.kinds.subjects import ASSET_NAME_PATTERN
-from provision.nats.kinds.wire import Note
+from provision.nats.kinds.wire import Note, local_fields
 from provision.spec import fields as f
 from provision.spec.fields import Field, FieldTable
 from provision.spec.ident import Address
@@ -34,6 +34,7 @@ class StreamKind(backing.BackedKind):
 
     name = "stream"
     fields = FIELDS
+    spec_only = local_fields(FIELDS)
 
     def as_stream(self, name: str, settings: Mapping[str, Any]) -> Settings:
         return {key: value for key, value in settings.items() if key != "prune"}

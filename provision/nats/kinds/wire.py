@@ -62,6 +62,11 @@ def note_of(field: Any) -> Note:
     return field.note if isinstance(field.note, Note) else PLAIN
 
 
+def local_fields(table: FieldTable) -> frozenset[str]:
+    """The options that never reach the wire: what a kind calls ``spec_only``."""
+    return frozenset(field.name for field in table if note_of(field).local)
+
+
 def absent_value(field: Any) -> Any:
     """The canonical value that a missing key stands for."""
     note = note_of(field)
@@ -133,9 +138,7 @@ def restore(config: Json, unknown: Mapping[str, Any]) -> Json:
     return config
 
 
-def unsupported_fields(
-    table: FieldTable, settings: Mapping[str, Any], facts: Facts
-) -> list[tuple[str, Version]]:
+def unsupported_fields(table: FieldTable, settings: Mapping[str, Any], facts: Facts) -> list[tuple[str, Version]]:
     """The options that are wanted but that the target's server version lacks, with their first version."""
     found: list[tuple[str, Version]] = []
     for field in table:

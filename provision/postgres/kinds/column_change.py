@@ -16,6 +16,7 @@ from provision.postgres.kinds.steps import (
     blocking,
     chain,
     comment_on,
+    extensions,
     has_constraint,
     rewrite,
     table_of,
@@ -151,6 +152,7 @@ def add(after: Record, context: Context) -> Iterator[Draft]:
         f"add column {address.name}",
         action="create",
         makes=(address,),
+        needs=extensions(context),
         hazards=tuple(_adding(after, context, volatile=volatile and not deferred)),
         undo=f"DROP COLUMN {name}",
     )
@@ -382,6 +384,7 @@ def _retype(before: Record, after: Record, context: Context) -> Draft:
         clause,
         f"type of {address.name}: {old['type']} to {new['type']}",
         makes=(address,),
+        needs=extensions(context),
         hazards=tuple(unchanged),
     )
 

@@ -59,6 +59,7 @@ class DomainKind(PlainKind):
     name = "domain"
     system = "pg"
     fields = FIELDS
+    left_to_server = frozenset({"owner"})
     expressions: tuple[str, ...] = ("default", "checks")
     takes_children = True
 
@@ -89,7 +90,7 @@ class DomainKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
-        return keep_live(desired, live, "owner"), live
+        return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         return retitle_texts(retitle_owner(record, old, new), old, new, "type", "default", "checks")

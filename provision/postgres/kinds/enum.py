@@ -94,6 +94,7 @@ class EnumKind(PlainKind):
     name = "enum"
     system = "pg"
     fields = FIELDS
+    left_to_server = frozenset({"owner"})
     expressions: tuple[str, ...] = ()
     takes_children = True
 
@@ -116,7 +117,7 @@ class EnumKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
-        return keep_live(desired, live, "owner"), live
+        return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         return retitle_owner(record, old, new)

@@ -39,6 +39,7 @@ class ExtensionKind(PlainKind):
     name = "extension"
     system = "pg"
     fields = FIELDS
+    left_to_server = frozenset({"schema", "version", "comment"})
     expressions: tuple[str, ...] = ()
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
@@ -50,7 +51,7 @@ class ExtensionKind(PlainKind):
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
         """What is not said is not managed; the comment is the extension's own unless said."""
-        return keep_live(desired, live, "schema", "version", "comment"), live
+        return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         if old.kind != "schema" or record.settings["schema"] != old.name:

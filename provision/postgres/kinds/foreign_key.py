@@ -107,6 +107,7 @@ class ForeignKeyKind(PlainKind):
     name = "foreign_key"
     system = "pg"
     fields = FIELDS
+    left_to_server = frozenset({"referenced_columns"})
     expressions: tuple[str, ...] = ()
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:

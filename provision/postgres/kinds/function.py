@@ -100,6 +100,7 @@ class FunctionKind(PlainKind):
     name = "function"
     system = "pg"
     fields = FIELDS
+    left_to_server = frozenset({"owner"})
     expressions: tuple[str, ...] = ("arguments", "sql_body")
     takes_children = True
 
@@ -130,7 +131,7 @@ class FunctionKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
-        return keep_live(desired, live, "owner"), live
+        return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         """Follow renames of the owner and of types; those of the signature are part of the address."""

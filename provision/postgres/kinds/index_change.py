@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from provision.postgres.kinds.steps import (
     SHARE_UPDATE_EXCLUSIVE,
     chain,
     comment_on,
+    extensions,
     is_fresh,
     is_partitioned,
     table_of,
@@ -31,20 +32,36 @@ SpecOf = Callable[[Mapping[str, Any]], index_build.Spec]
 
 def lower(change: Change, spec_of: SpecOf, context: Context) -> tuple[Draft, ...]:
     """The steps for one index; ``spec_of`` gives its parts as SQL."""
+    return chain(_needing(_lower(change, spec_of, context), context))
+
+
+def _lower(change: Change, spec_of: SpecOf, context: Context) -> Iterator[Draft]:
     address, before, after = change.address, change.before, change.after
     if after is None:
-        return (_drop(address, context, ""),)
+        yield _drop(address, context, "")
+        return
     spec = spec_of(after.settings)
     if is_fresh(context, table_of(address)):
-        return chain((_create_fresh(address, spec), *_rest(after, fresh=True)))
-    if before is None:
-        return chain((*_create(address, spec, context), *_rest(after, fresh=False)))
-    if change.action == "rebuild":
-        made = _create_again(address, spec, context)
-        return chain((_drop(address, context, "drop"), *made, *_rest(after, fresh=False)))
-    if change.action == "replace":
-        return chain((*_replace(address, spec, context), *_rest(after, fresh=False)))
-    return chain(_update(before, after, spec, context))
+        yield _create_fresh(address, spec)
+        yield from _rest(after, fresh=True)
+    elif before is not None and change.action not in ("rebuild", "replace"):
+        yield from _update(before, after, spec, context)
+    else:
+        if before is None:
+            yield from _create(address, spec, context)
+        elif change.action == "replace":
+            yield from _replace(address, spec, context)
+        else:
+            yield _drop(address, context, "drop")
+            yield from _create_again(address, spec, context)
+        yield from _rest(after, fresh=False)
+
+
+def _needing(drafts: Iterable[Draft], context: Context) -> Iterator[Draft]:
+    """Methods and operator classes may come from an extension."""
+    for draft in drafts:
+        builds = draft.key.startswith("build")
+        yield replace(draft, needs=(*draft.needs, *extensions(context))) if builds else draft
 
 
 def _create_fresh(address: Address, spec: index_build.Spec) -> Draft:

@@ -72,7 +72,7 @@ FIELDS = FieldTable(
 SCHEMA = {"anyOf": [FIELDS.schema(), {"type": "null"}]}
 _NEEDS = {"hash": "modulus", "list": "values", "range": "every"}
 #: Said by the spec alone; members show what came of it.
-_OURS = ("values", "every", "premake", "min_ahead", "retain", "on_expiry", "start", "key_type")
+_POLICY = frozenset({"values", "every", "premake", "min_ahead", "retain", "on_expiry", "start", "key_type"})
 
 
 def read(
@@ -103,6 +103,8 @@ class PartitionsKind(PlainKind):
     name = "partitions"
     system = "pg"
     fields = FIELDS
+    spec_only = _POLICY
+    left_to_server = frozenset({"default", "members", "subpartitioned", "detaching"})
     expressions: tuple[str, ...] = ("key",)
 
     def compiles(self, record: Record) -> bool:
@@ -133,7 +135,7 @@ class PartitionsKind(PlainKind):
         if live is None or found is None:
             return desired._replace(settings=settings), live
         settings["subpartitioned"] = found["subpartitioned"]
-        ours = {name: settings[name] for name in _OURS}
+        ours = {name: settings[name] for name in self.spec_only}
         if found["modulus"] is None:
             ours["modulus"] = settings["modulus"]
         if settings["default"] is None or (settings["default"] and found["default"]):

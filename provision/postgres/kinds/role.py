@@ -86,6 +86,7 @@ class RoleKind(PlainKind):
     name = "role"
     system = "pg"
     fields = FIELDS
+    spec_only = frozenset({"password"})
     expressions: tuple[str, ...] = ()
     takes_children = True
 

@@ -58,6 +58,8 @@ class SchemaKind(PlainKind):
     name = "schema"
     system = "pg"
     fields = FIELDS
+    spec_only = frozenset({"managed", "prune"})
+    left_to_server = frozenset({"owner"})
     expressions: tuple[str, ...] = ()
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
@@ -78,7 +80,7 @@ class SchemaKind(PlainKind):
         """Ownership may be left alone, ``managed`` and ``prune`` are ours, ``public`` has a comment unasked."""
         if desired is None or live is None:
             return desired, live
-        ours = {k: desired.settings[k] for k in ("managed", "prune")}
+        ours = {k: desired.settings[k] for k in self.spec_only}
         unasked = ("owner", "comment") if desired.address.name == "public" else ("owner",)
         return keep_live(desired, live, *unasked), live._replace(settings={**live.settings, **ours})
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from provision.postgres import sql
 from provision.spec.change import Change, Context, Draft, Hazard, Sql
 from provision.spec.ident import Address
-from provision.spec.record import Record, Settings
+from provision.spec.record import Plane, Record, Settings
 
 #: Names of table locks (PostgreSQL docs, 13.3.1) as they stand in plans.
 ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
@@ -18,6 +19,7 @@ SHARE = "SHARE"
 SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
 ROW_SHARE = "ROW SHARE"
 ACCESS_SHARE = "ACCESS SHARE"
+_EXTENSIONS: WeakKeyDictionary[Plane, tuple[Address, ...]] = WeakKeyDictionary()
 
 
 def table_of(address: Address) -> Address:
@@ -35,6 +37,14 @@ def is_partitioned(context: Context, table: Address) -> bool:
     """Whether the live table is partitioned."""
     found = context.live.get(table)
     return found is not None and found.settings["partitioned"] is not None
+
+
+def extensions(context: Context) -> tuple[Address, ...]:
+    """All declared extensions: which of them gives a type, a method or an operator class, only the server knows."""
+    plane = context.desired
+    if plane not in _EXTENSIONS:
+        _EXTENSIONS[plane] = tuple(r.address for r in plane.of_kind("extension"))
+    return _EXTENSIONS[plane]
 
 
 def leaf_names(context: Context, table: Address) -> list[str]:

@@ -89,8 +89,6 @@ FIELDS = FieldTable(
     Field("prune", fields.BOOL, "Drop undeclared parts of the table, each with a consent.", default=False),
     extra=RENAMED_FROM,
 )
-#: Said by the spec alone: no server holds them.
-_OURS = ("touch", "writer_touches", "access_orders", "prune")
 _REPLICA_IDENTITY = {"d": "default", "f": "full", "n": "nothing"}
 
 
@@ -174,6 +172,8 @@ class TableKind(PlainKind):
     name = "table"
     system = "pg"
     fields = FIELDS
+    spec_only = frozenset({"touch", "writer_touches", "access_orders", "prune"})
+    left_to_server = frozenset({"owner"})
     expressions: tuple[str, ...] = ("partitioned",)
     takes_children = True
 
@@ -214,13 +214,13 @@ class TableKind(PlainKind):
     ) -> tuple[Record | None, Record | None]:
         if desired is None or live is None:
             return desired, live
-        ours = {name: desired.settings[name] for name in _OURS}
+        ours = {name: desired.settings[name] for name in self.spec_only}
         wanted, split = desired.settings["partitioned"], live.settings["partitioned"]
         if live.settings["storage"] is None:
             ours["storage"] = desired.settings["storage"]
         if wanted is not None and split is not None and split["modulus"] is None:
             ours["partitioned"] = {**split, "modulus": wanted["modulus"]}
-        return keep_live(desired, live, "owner"), live._replace(settings={**live.settings, **ours})
+        return keep_live(desired, live, *self.left_to_server), live._replace(settings={**live.settings, **ours})
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         settings = dict(record.settings)

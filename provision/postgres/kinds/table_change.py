@@ -18,6 +18,7 @@ from provision.postgres.kinds.steps import (
     chain,
     child_changes,
     comment_on,
+    extensions,
     is_partitioned,
     leaf_names,
     member_name,
@@ -58,6 +59,7 @@ def _create(after: Record, context: Context) -> Lowered:
         request=Sql(create_table(after, inline, context.facts(address).version[0])),
         summary=f"create table {address.name}",
         makes=absorbed,
+        needs=extensions(context),
         fresh=True,
         undo=Sql(f"DROP TABLE {sql.table_name(address)}"),
     )

@@ -93,6 +93,7 @@ class ViewKind(PlainKind):
     name = "view"
     system = "pg"
     fields = FIELDS
+    left_to_server = frozenset({"owner"})
     expressions: tuple[str, ...] = ("query", "columns")
     takes_children = True
 
@@ -124,7 +125,7 @@ class ViewKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
-        return keep_live(desired, live, "owner"), live
+        return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         """Follow renames in the query and the columns' types; their names stay, as they do on the server."""
