@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from provision.checks.rule import Finding, rule
 from provision.checks.sqltext import calls, clock_calls, tokenize
-from provision.checks.tables import index_columns, plain_columns
+from provision.checks.tables import index_columns, is_plain_name, plain_columns
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from provision.checks.scene import Scene
     from provision.checks.sqltext import Tokens
-    from provision.checks.tables import Table
+    from provision.checks.tables import IndexColumn, Table
     from provision.spec.record import Pointer, Record
 
 
@@ -22,6 +22,13 @@ def _indexes(scene: Scene) -> Iterator[tuple[Table, Record]]:
     for table in scene.tables.values():
         for index in table.of("index"):
             yield table, index
+
+
+def _plain(item: IndexColumn) -> str | None:
+    """The column of an item; an expression that is one bare name is meant as a column."""
+    if item.column is None and item.expression and is_plain_name(item.expression):
+        return item.expression
+    return item.column
 
 
 @rule("HF0325", "index-on-missing-column", "index")
@@ -52,7 +59,7 @@ def index_on_missing_column(scene: Scene) -> Iterator[Finding]:
                 indexes: {log_time: {columns: [sent_at]}}
     """
     for table, index in _indexes(scene):
-        named = [(("columns", i), item.column) for i, item in enumerate(index_columns(index)) if item.column]
+        named = [(("columns", i), name) for i, item in enumerate(index_columns(index)) if (name := _plain(item))]
         named += [(("include", i), name) for i, name in enumerate(index.settings.get("include") or ())]
         for path, column in named:
             if table.lacks(column):

@@ -433,8 +433,7 @@ def name_too_long(scene: Scene) -> Iterator[Finding]:
             tables:
               orders:
                 columns: {a: {type: integer, nullable: false}}
-                indexes:
-                  orders_by_a_with_a_name_that_goes_on_and_on_until_nobody_reads_it_any_more: {columns: [a]}
+                indexes: {größenübersicht_für_ältere_aufträge_über_größere_beträge_übrig: {columns: [a]}}
 
     Good:
         schemas:
@@ -446,7 +445,9 @@ def name_too_long(scene: Scene) -> Iterator[Finding]:
     """
     for record in scene.plane:
         segment = record.address.path[-1]
-        if len(segment) <= _LONGEST or record.address.system != "pg" or record.address.kind == "grant":
+        if len(segment) <= _LONGEST and segment.isascii():
+            continue
+        if record.address.system != "pg" or record.address.kind == "grant":
             continue
         name = record.address.name.split("(", 1)[0] if record.address.kind == "function" else record.address.name
         if len(name.encode()) > _LONGEST:

@@ -152,32 +152,34 @@ def partition_key_missing(scene: Scene) -> Iterator[Finding]:
                 )
 
 
-@rule("HF0330", "list-table-without-partitions", "list partitions of")
-def list_without_partitions(scene: Scene) -> Iterator[Finding]:
-    """List-partitioned table has no partition that takes rows.
+@rule("HF0330", "list-leaves-values-out", "list partitions of")
+def list_leaves_values_out(scene: Scene) -> Iterator[Finding]:
+    """List partitions leave values of the key out.
 
-    A row whose value belongs to no partition is refused (SQLSTATE 23514), so a list table needs partitions, and a
-    default unless they cover every value. For an enum the rule counts the values.
+    A row whose value belongs to no partition is refused (SQLSTATE 23514). For a key of an enum type the rule counts
+    the values; a list table without any partition is refused when the spec is read.
 
-    Fix: declare `values`, or `default: true`, or both.
+    Fix: give every value a partition, or write `default: true`.
 
     Source: PostgreSQL documentation, Table Partitioning. Mistakes: SB-14.
 
     Bad:
         schemas:
           shop:
+            enums: {kind: [mail, report, backup]}
             tables:
               jobs:
-                columns: {kind: {type: text, nullable: false}}
-                partitions: {by: list, key: [kind]}
+                columns: {kind: {type: shop.kind, nullable: false}}
+                partitions: {by: list, key: [kind], values: {mail: [mail], report: [report]}}
 
     Good:
         schemas:
           shop:
+            enums: {kind: [mail, report, backup]}
             tables:
               jobs:
-                columns: {kind: {type: text, nullable: false}}
-                partitions: {by: list, key: [kind], values: {mail: [mail], report: [report]}, default: true}
+                columns: {kind: {type: shop.kind, nullable: false}}
+                partitions: {by: list, key: [kind], values: {mail: [mail]}, default: true}
     """
     for table in scene.partitioned:
         record = table.partitions
@@ -185,13 +187,6 @@ def list_without_partitions(scene: Scene) -> Iterator[Finding]:
         if record.settings.get("by") != "list" or record.settings.get("default"):
             continue
         values = record.settings.get("values") or {}
-        if not values:
-            yield Finding(
-                record.origin or (),
-                f"list partitions of {table.qualified} are none, so every insert is refused",
-                "Declare values: {name: [value, …]}, or default: true.",
-            )
-            continue
         column = table.columns.get(table.partition_key[0]) if table.partition_key else None
         enum = scene.enum_values(table.target, column.settings["type"]) if column else None
         taken = {v for partition in values.values() for v in partition}
@@ -201,44 +196,6 @@ def list_without_partitions(scene: Scene) -> Iterator[Finding]:
                 (*(record.origin or ()), "values"),
                 f"list partitions of {table.qualified} leave out {listed(left)}",
                 "Give each value a partition, or write default: true.",
-            )
-
-
-@rule("HF0331", "hash-set-incomplete", "hash partitions of")
-def hash_incomplete(scene: Scene) -> Iterator[Finding]:
-    """Hash partitions cannot take every row.
-
-    A hash set takes every row only when each remainder of its modulus has a partition (SQLSTATE 23514 otherwise).
-    The spec declares the modulus, and Holdfast makes all its remainders; without a modulus there is no partition.
-
-    Fix: declare `modulus`.
-
-    Source: PostgreSQL documentation, Table Partitioning. Mistakes: SB-15.
-
-    Bad:
-        schemas:
-          shop:
-            tables:
-              state:
-                columns: {id: {type: uuid, nullable: false}}
-                partitions: {by: hash, key: [id]}
-
-    Good:
-        schemas:
-          shop:
-            tables:
-              state:
-                columns: {id: {type: uuid, nullable: false}}
-                partitions: {by: hash, key: [id], modulus: 8}
-    """
-    for table in scene.partitioned:
-        record = table.partitions
-        assert record is not None
-        if record.settings.get("by") == "hash" and (record.settings.get("modulus") or 0) < 1:
-            yield Finding(
-                record.origin or (),
-                f"hash partitions of {table.qualified} are none, so every insert is refused",
-                "Declare modulus: 8, or another number of partitions.",
             )
 
 
@@ -502,7 +459,7 @@ def drop_by_name_pattern(scene: Scene) -> Iterator[Finding]:
 
 
 RULES = (
-    primary_key_misses_partition_key, unique_misses_partition_key, partition_key_missing, list_without_partitions,
-    hash_incomplete, range_not_ahead, list_value_repeated, window_does_not_fit, policy_contradicts_itself,
+    primary_key_misses_partition_key, unique_misses_partition_key, partition_key_missing, list_leaves_values_out,
+    range_not_ahead, list_value_repeated, window_does_not_fit, policy_contradicts_itself,
     drop_by_name_pattern,
 )  # fmt: skip

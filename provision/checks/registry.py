@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provision.checks import bodies, buckets, capacity, changes, columns, conditions, consumers, delivery, indexes, keys, names, origins, partitions, queries, reports, streams
+from provision.checks import bodies, buckets, capacity, changes, columns, conditions, consumers, delivery, indexes, keys, names, origins, partitions, pools, queries, reports, roles, streams
 from provision.checks.scene import Scene
 from provision.spec.diagnostic import Diagnostic, Related
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from provision.spec.diagnostic import Mark
     from provision.spec.record import Facts, Plane, Pointer
 
-RULES: tuple[Rule, ...] = (*partitions.RULES, *keys.RULES, *columns.RULES, *indexes.RULES, *names.RULES, *conditions.RULES, *bodies.RULES, *queries.RULES, *reports.RULES, *changes.RULES, *streams.RULES, *consumers.RULES, *delivery.RULES, *origins.RULES, *buckets.RULES, *capacity.RULES)
+RULES: tuple[Rule, ...] = (*partitions.RULES, *keys.RULES, *columns.RULES, *indexes.RULES, *names.RULES, *conditions.RULES, *bodies.RULES, *queries.RULES, *reports.RULES, *changes.RULES, *streams.RULES, *consumers.RULES, *delivery.RULES, *origins.RULES, *buckets.RULES, *capacity.RULES, *pools.RULES, *roles.RULES)
 
 
 def rule_of(code: str) -> Rule | None:

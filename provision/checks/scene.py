@@ -250,9 +250,10 @@ class Scene:
 
     def _texts(self) -> Iterator[Text]:
         for record in self.of("function"):
-            if record.settings.get("body"):
-                language = (record.settings.get("language") or "sql").lower()
-                yield _text(record, "body", ("body",), record.settings["body"], language)
+            language = (record.settings.get("language") or "sql").lower()
+            for field in ("body", "sql_body"):
+                if record.settings.get(field):
+                    yield _text(record, "body", (field,), record.settings[field], language)
         for record in self.of("view"):
             if record.settings.get("query"):
                 yield _text(record, "query", ("query",), record.settings["query"])

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from provision.cli.output import options, say
-from provision.spec.errors import InputError
 
 
 @click.command("import", help="Write specs from live servers; without a server, those of the environment.")
@@ -21,12 +20,11 @@ def command(
 ) -> None:
     from provision.reconcile import importing
 
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"{output} is not empty", "Name a new folder; nothing is overwritten.")
     written = importing.import_plane(
-        options().specs, options().environment, output, postgres=postgres, nats=nats, schemas=schemas, streams=streams
-    )
+        options().specs, options().environment, output, cache=options().cache, postgres=postgres, nats=nats,
+        schemas=schemas, streams=streams, note=say,
+    )  # fmt: skip
     for path in written.files:
         say(f"wrote {path}")
     for line in written.left_out:
-        say(f"not modelled: {line}")
+        say(f"not taken over: {line}")

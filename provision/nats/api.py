@@ -35,6 +35,7 @@ T = TypeVar("T")
 _PREFIX = "$JS.API."
 #: More requests in flight are slower on a cluster, where each is a consensus of the meta group.
 IN_FLIGHT_CLUSTER, IN_FLIGHT_SINGLE = 16, 64
+_CONNECT_TRIES = 3
 _JETSTREAM_OFF = frozenset({10039, 10076})
 
 
@@ -183,15 +184,22 @@ class Link:
         from nats.aio.client import Client
         from nats.errors import Error
 
-        client = Client()
         options = self._options()
-        try:
-            await asyncio.wait_for(client.connect(**options), self.settings.timeout_s + 1)
-        except (Error, OSError, TimeoutError, ValueError) as error:
-            text = self._last_error or str(error) or type(error).__name__
-            await client.close()
-            raise self._refused(text) from None
-        self._client = client
+        for attempt in range(_CONNECT_TRIES):
+            client = Client()
+            try:
+                await asyncio.wait_for(client.connect(**options), self.settings.timeout_s + 1)
+            except (Error, OSError, TimeoutError, ValueError) as error:
+                text = self._last_error or str(error) or type(error).__name__
+                wants_user = bool(client._server_info.get("auth_required"))  # noqa: SLF001
+                await client.close()
+                # A server that refuses a user closes at once, sometimes before its reason can be read.
+                was_reset = isinstance(error, ConnectionResetError) or "reset by peer" in text
+                if not was_reset or attempt + 1 == _CONNECT_TRIES:
+                    raise self._refused("authorization" if was_reset and wants_user else text) from None
+            else:
+                self._client = client
+                return
 
     async def close(self) -> None:
         """Disconnect."""

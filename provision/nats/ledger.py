@@ -134,6 +134,9 @@ class Ledger:
         self._scope = f"{plane}.{env}"
         self.lost = threading.Event()
 
+    def prepare(self) -> None:
+        """Nothing: the bucket comes into being with the first write."""
+
     # What is owned
 
     def owned(self) -> Mapping[str, str]:

@@ -12,6 +12,10 @@ from provision.spec.errors import OperationError
 class Ledger(Protocol):
     """Which objects a plane owns. Addresses are text forms; origin is "created" or "adopted"."""
 
+    def prepare(self) -> None:
+        """Make the place where all of this is kept, if it does not exist yet."""
+        ...
+
     def owned(self) -> Mapping[str, str]:
         """Every owned address with its origin."""
         ...

@@ -56,9 +56,9 @@ def canonicalise(desired: Plane, facts: Facts, memo: Memo, scratch: Scratch, too
 def validate(desired: Plane, memo: Memo, scratch: Scratch, tools: Tools, *, product: str) -> Compiled:
     """Build every record of one target and report all refusals in one run. What succeeds enters the memo."""
     result, facts = _compile(desired, scratch, tools)
-    forms = _forms(result.plane, tools)
+    forms = {a: form for a, form in _forms(result.plane, tools).items() if a in desired}
     keys = Keys(desired, facts, product)
-    memo.put({keys.key(desired[a]): form for a, form in forms.items() if a in desired})
+    memo.put({keys.key(desired[a]): form for a, form in forms.items()})
     return result._replace(plane=_merged(desired, forms))
 
 
@@ -84,8 +84,8 @@ def closure(desired: Plane, roots: Iterable[Record], keys: Keys) -> Plane:
 
 
 def _merged(desired: Plane, forms: Mapping[Address, Canonical]) -> Plane:
-    records = (forms[r.address].onto(r) if r.address in forms else r for r in desired)
-    return Plane(records, name=desired.name, env=desired.env)
+    records = desired.records | {address: form.onto(desired[address]) for address, form in forms.items()}
+    return Plane(records.values(), name=desired.name, env=desired.env)
 
 
 def _forms(read: Plane, tools: Tools) -> dict[Address, Canonical]:
@@ -113,4 +113,4 @@ def _roles(desired: Plane) -> list[str]:
     return sorted(named - _PSEUDO_ROLES)
 
 
-__all__ = ["Compiled", "CompileProblem", "NotCompiled", "Tools", "canonicalise", "closure", "validate"]
+__all__ = ["CompileProblem", "Compiled", "NotCompiled", "Tools", "canonicalise", "closure", "validate"]

@@ -219,6 +219,11 @@ class PostgresLedger:
     def drop_contract(self) -> None:
         self._execute("DELETE FROM holdfast.contract WHERE plane = %s AND env = %s", [self.plane, self.env])
 
+    def perform(self, statement: str) -> None:
+        """Run a step of the plan that writes the contract by its own SQL."""
+        with _typed(self.connection):
+            self.connection.execute(statement.encode())
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Hold the plane's lock: a session advisory lock, gone with the session. Raises HeldBy."""

@@ -85,10 +85,11 @@ class Keys:
         self.desired = desired
         self._environment = _digest([product, facts.version[0], extension_versions(desired, facts)])
         self._named: dict[tuple[str, str], list[Record]] | None = None
-        self._columns: dict[Address, dict[str, str]] = {}
+        self._tables: dict[Address, dict[str, Record]] = {}
+        self._columns: dict[Address, str] = {}
         self._objects: dict[Address, str] = {}
         self._keys: dict[tuple[Any, ...], str] = {}
-        self._identifiers: dict[str, frozenset[str]] = {}
+        self._identifiers: dict[str, tuple[str, ...]] = {}
 
     def key(self, record: Record) -> str:
         """The key of a record: its settings, the columns it may mean, what its texts name, the server."""
@@ -112,23 +113,30 @@ class Keys:
 
     def _seen_columns(self, record: Record, shown: str, table: Address) -> tuple[str, ...]:
         """The columns that the texts of a record may mean, by their identifiers; all, if they name the table."""
+        if record.address.kind == "column" and record.settings.get("generated") is None:
+            return ()  # a default sees no columns
         words = self._identifiers.get(shown)
         if words is None:
-            words = self._identifiers[shown] = identifiers(record)
+            words = self._identifiers[shown] = tuple(sorted(identifiers(record)))
         columns = self._table(table)
         if record.address.kind not in TEXTS or table.name in words:
-            return tuple(columns.values())
-        return tuple(columns[w] for w in sorted(words) if w in columns)
+            words = tuple(columns)
+        return tuple(self._column(columns[w]) for w in words if w in columns)
 
-    def _table(self, table: Address) -> dict[str, str]:
-        """Each column of a table by name, as expressions see it."""
-        found = self._columns.get(table)
+    def _table(self, table: Address) -> dict[str, Record]:
+        found = self._tables.get(table)
         if found is None:
-            found = self._columns[table] = {}  # a column may mention the type of its own table
-            for column in self.desired.children(table, "column"):
-                name, settings = column.address.name, column.settings
-                seen = [name, *(settings.get(f) for f in _COLUMN)]
-                found[name] = repr([*seen, *self._mentioned(column)])
+            children = self.desired.children(table, "column")
+            found = self._tables[table] = {c.address.name: c for c in children}
+        return found
+
+    def _column(self, column: Record) -> str:
+        """A column as expressions see it."""
+        found = self._columns.get(column.address)
+        if found is None:
+            self._columns[column.address] = ""  # it may mention the type of its own table
+            seen = [column.address.name, *(column.settings.get(f) for f in _COLUMN)]
+            found = self._columns[column.address] = repr([*seen, *self._mentioned(column)])
         return found
 
     def _mentioned(self, record: Record) -> list[str]:
@@ -145,7 +153,7 @@ class Keys:
         found = self._objects.get(record.address)
         if found is None:
             own = self._objects[record.address] = _digest([record.address[2:], _relevant(record)])
-            columns = self._table(record.address) if record.address.kind == "table" else {}
+            columns = [self._column(c) for c in self._table(record.address).values()]
             found = self._objects[record.address] = _digest([own, columns, self._mentioned(record)])
         return found
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from provision.plan.plan import Plan, Step
 from provision.plan.protocols import Ledger
 from provision.reconcile.targets import Targets
-from provision.spec.change import Api
+from provision.spec.change import Sql
 from provision.spec.errors import StalePlanError
 
 #: Called with a step's id and a phase: before_send, after_send, before_record, done.
@@ -72,10 +72,11 @@ class Executor:
     def _contract(self, step: Step) -> None:
         """The contract's own request goes to where contracts are kept: the account's bucket, or our schema."""
         self.hook(step.id, "before_send")
-        if step.gone:
+        if isinstance(step.request, Sql):
+            self.store.perform(step.request.text)
+        elif step.gone:
             self.store.drop_contract()
         else:
-            assert isinstance(step.request, Api) and step.request.body is not None
             self.store.write(step.request.body)
         self.hook(step.id, "after_send")
         self.hook(step.id, "before_record")

@@ -26,10 +26,10 @@ class Workspace:
 
     @cached_property
     def digest(self) -> str:
-        from provision import __version__
+        from provision.spec.cache import code_stamps
 
         listed = "\n".join(f"{name} {digest}" for name, digest in sorted(self.document.files.items()))
-        return hashlib.sha256(f"{__version__} {self.document.env}\n{listed}".encode()).hexdigest()
+        return hashlib.sha256(f"{code_stamps()} {self.document.env}\n{listed}".encode()).hexdigest()
 
     @cached_property
     def used(self) -> tuple[tuple[str, str], ...]:

@@ -10,6 +10,7 @@ from provision.embedded import environment
 from provision.embedded.environment import NatsSpec, PostgresSpec, Running
 from provision.spec.document import Document, load
 from provision.spec.errors import InputError
+from provision.spec.target import Target
 
 #: Options of a target that an embedded NATS server is started with.
 _NATS = ("max_payload", "max_file_store", "max_memory_store")
@@ -30,7 +31,7 @@ def up(specs: Path, env: str) -> Running:
         root_of(specs),
         env,
         {t.name: _postgres(t.settings, document) for t in embedded if t.system == "pg"},
-        {t.name: _nats(t.settings) for t in embedded if t.system == "nats"},
+        {t.name: _nats(t) for t in embedded if t.system == "nats"},
         sorted(secret_names(document.root)),
     )
 
@@ -73,7 +74,6 @@ def _postgres(settings: Mapping[str, Any], document: Document) -> PostgresSpec:
     return found
 
 
-def _nats(settings: Mapping[str, Any]) -> NatsSpec:
-    found = {key: settings[key] for key in _NATS if settings.get(key) is not None}
-    tags = settings.get("tags")
-    return NatsSpec(**found, tags=tuple(tags) if tags else ())
+def _nats(target: Target) -> NatsSpec:
+    found = {key: target.settings[key] for key in _NATS if target.settings.get(key) is not None}
+    return NatsSpec(**found, tags=tuple(target.facts.options.get("tags") or ()))

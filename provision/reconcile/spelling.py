@@ -61,11 +61,10 @@ def _full(schema: Json, value: Any) -> Iterator[Any]:
         tables = [b for b in branches if "properties" in b]
         for branch in tables or [{}]:
             inner = branch.get("properties", {})
-            rest = next((b["additionalProperties"] for b in branches if isinstance(b.get("additionalProperties"), Mapping)), {})
-            yield {k: _first(inner.get(k, rest), v) for k, v in value.items() if v is not None or not tables}
+            given = value.items() if not tables else [(k, v) for k, v in value.items() if v is not None]
+            yield {k: _first(inner.get(k) or _property(schema, k), v) for k, v in given}
     elif isinstance(value, list):
-        items = next((b["items"] for b in branches if "items" in b), {})
-        yield [_first(items, item) for item in value]
+        yield [_first(_items(schema), item) for item in value]
     elif isinstance(value, int) and not isinstance(value, bool):
         patterns = {b.get("pattern") for b in branches}
         if units.DURATION_PATTERN in patterns and value > 0:
@@ -116,16 +115,17 @@ def _inside(node: Any, key: Any, reads: Reads) -> Reads:
 
 
 def _items(schema: Json) -> Json:
-    return next((b["items"] for b in _branches(schema) if "items" in b), {})
+    """The schema of a list's items."""
+    found: Iterator[Json] = (b["items"] for b in _branches(schema) if "items" in b)
+    return next(found, {})
 
 
 def _property(schema: Json, key: str) -> Json:
-    for branch in _branches(schema):
-        if key in branch.get("properties", {}):
-            return dict(branch["properties"][key])
-    return next(
-        (b["additionalProperties"] for b in _branches(schema) if isinstance(b.get("additionalProperties"), dict)), {}
-    )
+    """The schema of the value under a key: its own, or that of all other keys."""
+    branches = list(_branches(schema))
+    own: list[Json] = [b["properties"][key] for b in branches if key in b.get("properties", {})]
+    every = (b.get("additionalProperties") for b in branches)
+    return next(iter([*own, *(e for e in every if isinstance(e, dict))]), {})
 
 
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}

@@ -77,7 +77,7 @@ def _key(inputs: Inputs, sections: Sequence[Section]) -> bytes:
     readers = [(s.name, type(s).__module__, type(s).__qualname__) for s in sections]
     modules = {type(s).__module__ for s in sections}
     digest.update(repr((_FORMAT, sys.implementation.cache_tag, sys.hexversion, inputs.env)).encode())
-    digest.update(repr((readers, _code(), sorted(map(_module_stamp, modules)))).encode())
+    digest.update(repr((readers, code_stamps(), sorted(map(_module_stamp, modules)))).encode())
     digest.update(repr(inputs.problems).encode())
     for file in (*inputs.specs, *([inputs.environment] if inputs.environment else [])):
         digest.update(f"{file.name}\0{file.digest}\0".encode())
@@ -85,7 +85,7 @@ def _key(inputs: Inputs, sections: Sequence[Section]) -> bytes:
 
 
 @cache
-def _code() -> tuple[tuple[str, int, int], ...]:
+def code_stamps() -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of every module: what Python itself trusts for its compiled files."""
     root = Path(__file__).parent.parent
     return tuple(sorted(_stamps(root, len(str(root)) + 1)))
@@ -187,7 +187,7 @@ class _ParsedFiles:
 
     @property
     def _key(self) -> bytes:
-        content = repr((_FORMAT, sys.implementation.cache_tag, sys.hexversion, _code()))
+        content = repr((_FORMAT, sys.implementation.cache_tag, sys.hexversion, code_stamps()))
         return blake2b(content.encode(), digest_size=_DIGEST_BYTES).digest()
 
 

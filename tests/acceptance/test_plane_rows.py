@@ -316,7 +316,7 @@ def test_a_changed_row_is_touched_and_an_unchanged_one_is_not(sql: Session, tabl
     assert sql.execute(old_rows.format(change)).fetchone() == (True,)
 
 
-@pytest.mark.req("A5.48")
+@pytest.mark.req("A5.46", "A5.48")
 def test_hydration_gives_living_rows_newest_first(sql: Session) -> None:
     me = agent(sql)
     for key, age, more in [

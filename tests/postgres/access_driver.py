@@ -18,6 +18,7 @@ from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import extension, grant, role, schema
 from provision.postgres.linking import link
 from provision.postgres.passwords import build_verifier, verify
+from provision.reconcile.canonical import spelled
 from provision.spec.change import Sql
 from provision.spec.fields import FieldError
 from provision.spec.record import Facts, Plane, Pointer, Record
@@ -153,11 +154,12 @@ class World:
         settings = {n: read_back.settings[n] for n in names}
         return record._replace(settings=record.settings | settings, refs=read_back.refs, rigid=read_back.rigid)
 
-    def plan(self, wanted: Plane, owned: tuple[str, ...] | None = None) -> Plan:
+    def plan(self, wanted: Plane, owned: tuple[str, ...] | None = None, declared: Plane | None = None) -> Plan:
         live = self.live()
         held = tuple(map(str, live.records)) if owned is None else owned
-        mine = [a for a in held if not _not_ours(a)]
-        return assemble(wanted, Seen(live, mine, {("pg", "main"): self.facts(wanted)}), self.kinds, CLOCK)
+        mine = frozenset(a for a in held if not _not_ours(a))
+        seen = Seen(live, mine, {("pg", "main"): self.facts(wanted)})
+        return assemble(wanted, seen, self.kinds, CLOCK, spelled=spelled(declared, wanted) if declared else None)
 
     def send(self, request: Any) -> None:
         assert isinstance(request, Sql)
@@ -168,11 +170,12 @@ class World:
 
     def apply(self, spec: Mapping[str, Any], owned: tuple[str, ...] | None = None) -> Plan:
         """Bring the database to the spec; fails unless it equals it then."""
-        wanted = self.canonical(desired(spec))
-        plan = self.plan(wanted, owned)
+        declared = desired(spec)
+        wanted = self.canonical(declared)
+        plan = self.plan(wanted, owned, declared)
         for step in plan.steps:
             self.send(step.request)
-        again = self.plan(wanted, owned)
+        again = self.plan(wanted, owned, declared)
         assert [(s.id, s.request) for s in again.steps] == []
         return plan
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
+import jsonschema_rs
 import psycopg
 import pytest
 
@@ -12,7 +14,7 @@ from provision.postgres.kinds.grant import read_object, statements
 from provision.postgres.kinds.guc import canonical
 from provision.postgres.kinds.privileges import Held, parse_acl
 from provision.spec.ident import Address
-from tests.postgres.access_driver import World, changed, desired, read, texts
+from tests.postgres.access_driver import SECTIONS, World, changed, desired, read, texts
 
 BASE: dict[str, Any] = {
     "roles": {
@@ -308,3 +310,35 @@ def test_wrong_access_is_reported(spec: dict[str, Any], words: str) -> None:
 def test_no_password_enters_a_record() -> None:
     plane = desired(BASE)
     assert plane[Address.root("pg", "main", "role", "app")].settings["password"] == {"env": "APP_PASSWORD"}
+
+
+@pytest.mark.parametrize(
+    ("section", "node", "valid"),
+    [
+        ("roles", {"app": None, "other": {"login": True, "member_of": ["app", {"role": "x", "set": None}]}}, True),
+        ("roles", {"app": {"password": "plain text"}}, False),
+        ("roles", {"app": {"logon": True}}, False),
+        ("roles", {"pg_app": {}}, False),
+        ("roles", {"public": {}}, False),
+        ("extensions", {"vector": None, "citext": {"schema": "public", "version": None}}, True),
+        ("extensions", {"vector": {"cascade": True}}, False),
+        ("grants", [{"on": "database", "to": "app", "privileges": ["connect"], "grantable": True}], True),
+        ("grants", [{"on": "database", "privileges": ["connect"]}], False),
+        ("schemas", {"a": None, "b": {"enums": {"e": ["x"]}, "domains": {"d": {"type": "int", "default": 1}}}}, True),
+        (
+            "schemas",
+            {"b": {"functions": {"f": {"returns": "int", "body": "SELECT 1", "grants": {"public": []}}}}},
+            True,
+        ),
+        ("schemas", {"b": {"views": {"v": {"query": "SELECT 1", "options": {"check_option": "all"}}}}}, False),
+        ("schemas", {"b": {"enums": {"e": [1]}}}, False),
+        ("schemas", {"b": {"domains": {"d": {"nullable": True}}}}, False),
+    ],
+)
+def test_the_json_schema_takes_what_can_be_read_and_refuses_the_rest(section: str, node: Any, valid: bool) -> None:
+    schema = next(s.schema() for s in SECTIONS if s.name == section)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert jsonschema.Draft202012Validator(schema).is_valid(node) == valid
+    assert jsonschema_rs.validator_for(dict(schema)).is_valid(node) == valid
+    if valid:
+        assert read({section: node})[1] == []

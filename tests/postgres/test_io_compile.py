@@ -19,6 +19,7 @@ import pytest
 from provision import registry
 from provision.postgres import connect, scratch
 from provision.postgres.compile import Compiled, CompileProblem, Tools, canonicalise, validate
+from provision.postgres.linking import link
 from provision.postgres.memo import Canonical, Memo
 from provision.postgres.observe import Snapshot, observe
 from provision.postgres.scratch import NoScratch, ScratchDatabases, Session
@@ -91,11 +92,12 @@ def databases(pg_database: dict[str, Any], seen: Snapshot) -> ScratchDatabases:
 def written(live: Plane, texts: Mapping[str, Mapping[str, Any]] = RAW) -> Plane:
     """The plane as a spec would give it: raw texts, a policy of partitions, no edges that only a server draws."""
     texts = {"pg:main/app/events/partitions/set": {"every": "1 day", "premake": 30}, **texts}
-    return Plane(_write(r, texts[str(r.address)]) if str(r.address) in texts else r for r in live)
+    return Plane(link(_write(r, texts[str(r.address)]) if str(r.address) in texts else r for r in live))
 
 
 def _write(record: Record, texts: Mapping[str, Any]) -> Record:
-    return record._replace(settings=record.settings | dict(texts), rigid=())
+    roles = tuple(a for a in record.refs if a.kind == "role")
+    return record._replace(settings=record.settings | dict(texts), refs=roles, rigid=())
 
 
 def refuse(roles: Collection[str]) -> AbstractContextManager[Session]:
@@ -207,7 +209,7 @@ def test_every_refusal_comes_in_one_run_at_its_place(
         ("pg:main/app/domain/short", "checks.short_check"): ("42883", 1),
         (f"{PEOPLE}/column/name", "default"): ("42883", 1),
         (f"{PEOPLE}/column/nick", "type"): ("42704", 1),
-        (f"{PEOPLE}/column/twice", None): ("42P17", None),
+        (f"{PEOPLE}/column/twice", "generated.expression"): ("42P17", None),
         (f"{PEOPLE}/check/grown", "expression"): ("42703", 1),
         (f"{PEOPLE}/policy/own", "using"): ("42601", len("age > 3 AND") + 1),
         ("pg:main/app/view/grown", "query"): ("42703", len("SELECT id, ") + 1),

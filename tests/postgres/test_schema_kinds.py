@@ -82,7 +82,7 @@ def test_a_declared_schema_is_created_as_declared_and_then_nothing_is_left(world
     assert world.one("SELECT agents.label('idle')") == "is idle"
     assert world.one("SELECT total FROM agents.totals") == 12
     live = world.live()
-    free = ("owner", "checks", "arguments", "sql_body", "query", "columns", "default")
+    free = ("owner", "checks", "arguments", "sql_body", "query", "columns", "shape", "default")
     for record in desired(BASE):
         found = live[record.address].settings
         assert {k: v for k, v in record.settings.items() if k not in free} == {

@@ -111,7 +111,8 @@ def test_an_audited_table_writes_its_changes_to_the_log(world: World) -> None:
         "DELETE FROM agents.registry",
     )
     rows = world.connection.execute(
-        "SELECT table_name, operation, old_data->>'status', new_data->>'status' FROM audit.change_log ORDER BY changed_at"
+        "SELECT table_name, operation, old_data->>'status', new_data->>'status'"
+        " FROM audit.change_log ORDER BY changed_at"
     ).fetchall()
     assert rows == [
         ("agents.registry", "INSERT", None, "idle"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from provision.postgres import sql
 from provision.postgres.catalog import Catalog
 from provision.postgres.kinds.ownership import parse
 from provision.postgres.kinds.steps import (
+    ACCESS_SHARE,
     SHARE_UPDATE_EXCLUSIVE,
     all_fresh,
     alter,
@@ -27,7 +27,7 @@ from provision.spec.change import Change, Context, Draft, Impact, Lowered
 from provision.spec.fields import Field, FieldTable
 from provision.spec.ident import Address
 from provision.spec.kind import PlainKind, Reader
-from provision.spec.record import Facts, Pointer, Record
+from provision.spec.record import Facts, Pointer, Record, Settings
 
 QUERIES = RELATION_QUERIES
 ENFORCED = Field("enforced", fields.BOOL, "Whether new rows are checked.", default=True, since=(18,))
@@ -107,14 +107,10 @@ def clause(record: Record) -> str:
     return text + (" NO INHERIT" if s["no_inherit"] else "") + ("" if s["enforced"] else " NOT ENFORCED")
 
 
-def comments(record: Record) -> Iterator[Draft]:
-    """The comment of a constraint that CREATE TABLE made."""
-    return comment_on(record.address, constraint_noun(record.address), None, record.settings, fresh=True)
-
-
-def constraint_noun(address: Address) -> str:
-    """``CONSTRAINT name ON table``, as COMMENT ON wants it."""
-    return f"CONSTRAINT {sql.quote_ident(address.name)} ON {sql.table_name(address)}"
+def comments(record: Record, before: Settings | None = None, *, fresh: bool = False) -> Iterator[Draft]:
+    """The comment of a constraint, where it differs. Only reading is needed of the table."""
+    what = f"CONSTRAINT {sql.quote_ident(record.address.name)} ON {sql.table_name(record.address)}"
+    return comment_on(record.address, what, before, record.settings, fresh=fresh, lock=ACCESS_SHARE)
 
 
 def drop_constraint(address: Address, key: str = "") -> Draft:
@@ -135,23 +131,16 @@ def _lower(change: Change, context: Context) -> tuple[Draft, ...]:
     if after is None:
         return (drop_constraint(address),)
     if is_fresh(context, table_of(address)):
-        drafts = (*_add(after), *comments(after))
+        drafts = (*_add(after), *comments(after, fresh=True))
         return chain(all_fresh(d for d in drafts if d.key != "validate"))
     if before is None:
-        return chain((*_add(after), *_commented(after)))
+        return chain((*_add(after), *comments(after)))
     if change.action == "rebuild":
-        return chain((drop_constraint(address, "drop"), *_add(after), *_commented(after)))
+        return chain((drop_constraint(address, "drop"), *_add(after), *comments(after)))
     if change.action == "replace":
-        return chain((*_swap(after), *_commented(after)))
+        return chain((*_swap(after), *comments(after)))
     drafts = _validate(address) if before.settings["validated"] != after.settings["validated"] else ()
-    return chain(
-        (*drafts, *comment_on(address, constraint_noun(address), before.settings, after.settings, fresh=False))
-    )
-
-
-def _commented(after: Record) -> Iterator[Draft]:
-    for draft in comments(after):
-        yield replace(draft, fresh=False, lock=SHARE_UPDATE_EXCLUSIVE)
+    return chain((*drafts, *comments(after, before.settings)))
 
 
 def _add(after: Record) -> Iterator[Draft]:

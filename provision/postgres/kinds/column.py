@@ -122,14 +122,14 @@ def read_columns(
             continue
         if name in keys or settings["identity"] is not None:
             settings["nullable"] = False
-        settings["identity"] = _bounded(settings["identity"], settings["type"])
+        settings["identity"] = bounded(settings["identity"], settings["type"])
         if settings["storage"] == types.default_storage(settings["type"]):
             settings["storage"] = None
         address = table.child("column", name)
         yield Record(address, settings, table, origin=place, renamed_from=renamed_from(address, body))
 
 
-def _bounded(identity: Settings | None, type_name: str) -> Settings | None:
+def bounded(identity: Settings | None, type_name: str) -> Settings | None:
     """Fill in the bounds that CREATE SEQUENCE would choose (PostgreSQL docs, CREATE SEQUENCE)."""
     if identity is None:
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from provision.postgres import sql
-from provision.postgres.kinds.check import constraint_noun, drop_constraint
+from provision.postgres.kinds.check import comments, drop_constraint
 from provision.postgres.kinds.key_constraint import deferral
 from provision.postgres.kinds.steps import (
     ACCESS_EXCLUSIVE,
@@ -15,7 +14,6 @@ from provision.postgres.kinds.steps import (
     alter,
     blocking,
     chain,
-    comment_on,
     has_constraint,
     is_fresh,
     is_partitioned,
@@ -83,7 +81,7 @@ def lower(change: Change, context: Context) -> tuple[Draft, ...]:
     if after is None:
         return (drop_constraint(address),)
     fresh = is_fresh(context, table_of(address))
-    commented = _comment(after, fresh=fresh)
+    commented = comments(after, fresh=fresh)
     if before is None or fresh:
         first = (drop_constraint(address, "drop"),) if before is not None and goes_first(address, context) else ()
         made = _add_fresh(after, context) if fresh else _add(after, context)
@@ -92,12 +90,7 @@ def lower(change: Change, context: Context) -> tuple[Draft, ...]:
         return chain((drop_constraint(address, "drop"), *_add(after, context), *commented))
     if change.action == "replace":
         return chain((*_swap(after, context), *commented))
-    return chain(_update(address, before.settings, after.settings))
-
-
-def _comment(after: Record, *, fresh: bool) -> Iterator[Draft]:
-    for draft in comment_on(after.address, constraint_noun(after.address), None, after.settings, fresh=True):
-        yield draft if fresh else replace(draft, fresh=False, lock=SHARE_UPDATE_EXCLUSIVE)
+    return chain(_update(before, after))
 
 
 def _add_fresh(after: Record, context: Context) -> Iterator[Draft]:
@@ -206,12 +199,13 @@ def _swap(after: Record, context: Context) -> Iterator[Draft]:
         yield _validate(address)
 
 
-def _update(address: Address, old: Settings, new: Settings) -> Iterator[Draft]:
+def _update(before: Record, after: Record) -> Iterator[Draft]:
+    address, old, new = after.address, before.settings, after.settings
     name = sql.quote_ident(address.name)
     if deferral(old) != deferral(new):
         words = [f"ALTER CONSTRAINT {name}{deferral(s) or ' NOT DEFERRABLE'}" for s in (new, old)]
         summary = f"when {address.name} is checked"
-        yield alter(address, "deferrable", words[0], summary, undo=words[1], lock=SHARE_ROW_EXCLUSIVE)
+        yield alter(address, "deferrable", words[0], summary, undo=words[1])
     if old["enforced"] != new["enforced"]:
         words = [f"ALTER CONSTRAINT {name} {'' if s['enforced'] else 'NOT '}ENFORCED" for s in (new, old)]
         scan = (blocking("every row is checked while both tables are locked"),) if new["enforced"] else ()
@@ -219,4 +213,4 @@ def _update(address: Address, old: Settings, new: Settings) -> Iterator[Draft]:
         yield alter(address, "enforced", words[0], summary, undo=words[1], hazards=scan)
     elif old["validated"] != new["validated"]:
         yield _validate(address)
-    yield from comment_on(address, constraint_noun(address), old, new, fresh=False)
+    yield from comments(after, old)

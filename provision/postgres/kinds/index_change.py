@@ -49,7 +49,7 @@ def _lower(change: Change, spec_of: SpecOf, context: Context) -> Iterator[Draft]
     else:
         if before is None:
             yield from _create(address, spec, context)
-        elif change.action == "replace":
+        elif change.action == "replace" and not _columns_change(before, context):
             yield from _replace(address, spec, context)
         else:
             yield _drop(address, context, "drop")
@@ -62,6 +62,12 @@ def _needing(drafts: Iterable[Draft], context: Context) -> Iterator[Draft]:
     for draft in drafts:
         builds = draft.key.startswith("build")
         yield replace(draft, needs=(*draft.needs, *extensions(context))) if builds else draft
+
+
+def _columns_change(before: Record, context: Context) -> bool:
+    """Whether a column of the index gets another type: the old index must go before, the new one come after."""
+    found = (context.changes.get(a) for a in before.refs if a.kind == "column")
+    return any(c is not None and {"type", "collation"} & set(c.fields) for c in found)
 
 
 def _create_fresh(address: Address, spec: index_build.Spec) -> Draft:
@@ -85,7 +91,7 @@ def _create(address: Address, spec: index_build.Spec, context: Context) -> Itera
     working = index_build.successor(address.name)
     leftover = context.live.get(table_of(address).child("index", working))
     if leftover is not None and index_build.fits(leftover.settings, spec):
-        yield _take_name(address, working)
+        yield _take_name(address, working, SHARE_UPDATE_EXCLUSIVE)
         return
     if leftover is not None:
         summary = f"clear what is left of an earlier index {working}"
@@ -104,7 +110,7 @@ def _replace(address: Address, spec: index_build.Spec, context: Context) -> Iter
     yield _take_name(address, working)
 
 
-def _take_name(address: Address, working: str) -> Draft:
+def _take_name(address: Address, working: str, lock: str | None = None) -> Draft:
     schema = address.names[0]
     return Draft(
         object=address,
@@ -113,7 +119,7 @@ def _take_name(address: Address, working: str) -> Draft:
         request=Sql(f"ALTER INDEX {sql.qualified(schema, working)} RENAME TO {sql.quote_ident(address.name)}"),
         summary=f"the new index takes the name {address.name}",
         makes=(address,),
-        lock=SHARE_UPDATE_EXCLUSIVE,
+        lock=lock,
         done_if=f"SELECT {sql.regclass(schema, working)} IS NULL",
     )
 
@@ -134,10 +140,11 @@ def _drop(address: Address, context: Context, key: str) -> Draft:
 
 
 def _rest(after: Record, *, fresh: bool) -> Iterator[Draft]:
-    """What CREATE INDEX has no words for."""
+    """What CREATE INDEX has no words for. The index is new, but its table may not be."""
     blank: Settings = {"statistics": {}, "clustered": False, "comment": None}
     for draft in _attributes(after.address, blank, after.settings):
-        yield replace(draft, lock=None, fresh=True) if fresh else draft
+        lock = draft.lock if draft.key == "clustered" and not fresh else None
+        yield replace(draft, lock=lock, fresh=fresh)
 
 
 def _attributes(address: Address, old: Settings, new: Settings) -> Iterator[Draft]:

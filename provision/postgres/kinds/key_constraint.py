@@ -11,14 +11,12 @@ from dataclasses import replace
 from provision.postgres import sql
 from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import index_build
-from provision.postgres.kinds.check import constraint_noun, drop_constraint
+from provision.postgres.kinds.check import comments, drop_constraint
 from provision.postgres.kinds.steps import (
-    SHARE_UPDATE_EXCLUSIVE,
     all_fresh,
     alter,
     blocking,
     chain,
-    comment_on,
     has_constraint,
     is_fresh,
     is_partitioned,
@@ -143,14 +141,15 @@ def _word(record: Record) -> str:
 
 def after_creation(record: Record) -> Iterator[Draft]:
     """What CREATE TABLE has no words for."""
-    yield from comment_on(record.address, constraint_noun(record.address), None, record.settings, fresh=True)
+    yield from comments(record, fresh=True)
     if record.settings["clustered"]:
         yield index_build.cluster(record.address, clustered=True)
 
 
 def _later(record: Record) -> Iterator[Draft]:
-    for draft in after_creation(record):
-        yield replace(draft, fresh=False, lock=SHARE_UPDATE_EXCLUSIVE)
+    yield from comments(record)
+    if record.settings["clustered"]:
+        yield index_build.cluster(record.address, clustered=True)
 
 
 def _lower(change: Change, context: Context) -> tuple[Draft, ...]:
@@ -285,5 +284,5 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
         yield index_build.reset(address, old["storage"], new["storage"])
     if old["clustered"] != new["clustered"]:
         yield index_build.cluster(address, clustered=new["clustered"])
-    yield from comment_on(address, constraint_noun(address), old, new, fresh=False)
+    yield from comments(after, old)
 

@@ -64,7 +64,9 @@ _POWERS = ("superuser", "createrole", "bypassrls", "replication")
 
 
 def _query(major: int) -> str:
-    inherit, set_role = ("m.inherit_option", "m.set_option") if major >= 16 else ("r.rolinherit", "true")
+    inherit, set_role = "r.rolinherit", "true"
+    if major >= 16:
+        inherit, set_role = "bool_or(m.inherit_option)", "bool_or(m.set_option)"
     return f"""
         SELECT r.rolname, r.rolcanlogin, r.rolsuper, r.rolcreatedb, r.rolcreaterole, r.rolinherit, r.rolreplication,
                r.rolbypassrls, r.rolconnlimit,
@@ -73,7 +75,7 @@ def _query(major: int) -> str:
                to_json(r.rolconfig), shobj_description(r.oid, 'pg_authid'),
                (SELECT json_agg(json_build_object('group', g.rolname, 'admin', x.a, 'inherit', x.i, 'set', x.s)
                                 ORDER BY g.rolname)
-                  FROM (SELECT m.roleid, bool_or(m.admin_option), bool_or({inherit}), bool_or({set_role})
+                  FROM (SELECT m.roleid, bool_or(m.admin_option), {inherit}, {set_role}
                           FROM pg_auth_members m WHERE m.member = r.oid GROUP BY m.roleid) x(roleid, a, i, s)
                   JOIN pg_roles g ON g.oid = x.roleid)
           FROM pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY r.rolname"""

@@ -94,7 +94,13 @@ def alter(
 
 
 def comment_on(
-    address: Address, what: str, before: Settings | None, after: Settings, *, fresh: bool
+    address: Address,
+    what: str,
+    before: Settings | None,
+    after: Settings,
+    *,
+    fresh: bool,
+    lock: str = SHARE_UPDATE_EXCLUSIVE,
 ) -> Iterator[Draft]:
     """``COMMENT ON`` where the comments differ; ``before`` is None for a new object."""
     old, new = (before or {}).get("comment"), after["comment"]
@@ -106,7 +112,7 @@ def comment_on(
         key="comment",
         request=_comment(what, new),
         summary=f"comment on {address.name}",
-        lock=None if fresh else SHARE_UPDATE_EXCLUSIVE,
+        lock=None if fresh else lock,
         fresh=fresh,
         undo=None if fresh else _comment(what, old),
     )

@@ -107,7 +107,7 @@ def _after_creation(after: Record, inline: list[Record], context: Context) -> It
         if part.address.kind == "column":
             drafts = column_change.after_creation(part, major)
         elif part.address.kind == "check":
-            drafts = check.comments(part)
+            drafts = check.comments(part, fresh=True)
         else:
             drafts = key_constraint.after_creation(part)
         yield from all_fresh(replace(d, needs=(*d.needs, address)) for d in drafts)

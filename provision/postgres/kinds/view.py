@@ -50,17 +50,9 @@ OPTIONS = FieldTable(
     Field("check_option", fields.enum("local", "cascaded"), "Refuse rows that the view would not show."),
 )
 _NO_OPTIONS = {"security_invoker": False, "security_barrier": False, "check_option": None}
-
-
-def _columns(names: list[str]) -> list[dict[str, Any]]:
-    """Names from the spec; the types are known once a server has read the query."""
-    return [{"name": n, "type": None} for n in names]
-
-
-COLUMNS = fields.Type(fields.list_of(fields.STRING).schema, _columns)
 FIELDS = FieldTable(
     Field("query", fields.SQL, "The SELECT.", required=True),
-    Field("columns", COLUMNS, "Names of its columns; without it, those of the query."),
+    Field("columns", fields.list_of(fields.STRING), "Names of its columns; without it, those of the query."),
     Field("options", fields.object_of(OPTIONS), "Options of the view.", default=_NO_OPTIONS),
     OWNER,
     COMMENT,
@@ -94,7 +86,8 @@ class ViewKind(PlainKind):
     system = "pg"
     fields = FIELDS
     left_to_server = frozenset({"owner"})
-    expressions: tuple[str, ...] = ("query", "columns")
+    #: ``shape`` is what a server alone knows: names and types of the columns. It decides what OR REPLACE may do.
+    expressions: tuple[str, ...] = ("query", "shape")
     takes_children = True
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
@@ -103,10 +96,11 @@ class ViewKind(PlainKind):
             role = catalog.roles[str(owner)]
             settings = {
                 "query": str(query).strip().removesuffix(";"),
-                "columns": [{"name": n, "type": t} for n, t in json.loads(columns or "[]")],
+                "columns": None,
                 "options": _read_options(json.loads(options) if options else []),
                 "owner": role,
                 "comment": comment,
+                "shape": json.loads(columns or "[]"),
             }
             parent = catalog.schema_address(str(schema))
             address = parent.child("view", str(name))
@@ -117,10 +111,10 @@ class ViewKind(PlainKind):
         """CREATE OR REPLACE VIEW may only append columns; anything else makes a new view."""
         if change.before is None or change.after is None:
             return "none"
-        old, new = change.before.settings["columns"], change.after.settings["columns"]
-        if "query" not in change.fields and "columns" not in change.fields:
+        if not _asks_otherwise(change):
             return "none"
-        return "none" if new is not None and new[: len(old)] == old else "replace"
+        old, new = (r.settings.get("shape") for r in (change.before, change.after))
+        return "none" if old and new and new[: len(old)] == old else "replace"
 
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
@@ -132,8 +126,8 @@ class ViewKind(PlainKind):
         record = retitle_texts(retitle_owner(record, old, new), old, new, "query")
         if old.kind in ("column", "role"):
             return record
-        columns = [{**c, "type": retitled_sql(c["type"], old, new)} for c in record.settings["columns"]]
-        return record._replace(settings=record.settings | {"columns": columns})
+        shape = [[name, retitled_sql(kind, old, new)] for name, kind in record.settings["shape"]]
+        return record._replace(settings=record.settings | {"shape": shape})
 
     def lower(self, change: Change, context: Context) -> Lowered:
         address, after, before = change.address, change.after, change.before
@@ -149,13 +143,17 @@ class ViewKind(PlainKind):
         drafts = []
         if change.action == "rename":
             drafts.append(rename(noun, before.address, address, lock="ACCESS EXCLUSIVE"))
-        if "query" in change.fields or "columns" in change.fields:
+        if _asks_otherwise(change):
             drafts.append(_replace(change, before.settings, after.settings, tuple(d.key for d in drafts)))
         elif "options" in change.fields:
             drafts += _set_options(noun, change, before.settings, after.settings, tuple(d.key for d in drafts))
         follows = tuple(d.key for d in drafts)
         drafts += attributes(noun, address, before.settings, after.settings, fresh=False, follows=follows)
         return Lowered(tuple(drafts), (address,))
+
+
+def _asks_otherwise(change: Change) -> bool:
+    return "query" in change.fields or "shape" in change.fields
 
 
 def _children(address: Address, context: Context) -> tuple[Address, ...]:
@@ -176,8 +174,7 @@ def _read_options(reloptions: list[str]) -> dict[str, Any]:
 
 def create_sql(address: Address, settings: Settings, *, replaces: bool = False) -> str:
     """CREATE VIEW with its column names and options; OR REPLACE keeps owner, grants and comment."""
-    names = [c["name"] for c in settings["columns"] or ()]
-    columns = f" {sql.columns(names)}" if names else ""
+    columns = f" {sql.columns(settings['columns'])}" if settings["columns"] else ""
     options = settings["options"]
     given = [f"{k} = {str(v).lower()}" for k, v in options.items() if v not in (None, False)]
     shown = f" WITH ({', '.join(given)})" if given else ""
@@ -199,7 +196,7 @@ def _create(address: Address, settings: Settings, before: Record | None) -> Draf
 
 
 def _replace(change: Change, before: Settings, after: Settings, follows: tuple[str, ...]) -> Draft:
-    appends = len(after["columns"]) > len(before["columns"])
+    appends = len(after["shape"]) > len(before["shape"])
     return Draft(
         object=change.address,
         action="alter",
