@@ -9,7 +9,7 @@ from provision.checks.postgres_names import SUPERUSER_SETTINGS
 from provision.checks.relations import called
 from provision.checks.rule import Finding, rule
 from provision.checks.sqltext import arguments, is_word, split, tokenize, words
-from provision.checks.statements import plpgsql, sql_statements
+from provision.checks.statements import plpgsql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _plpgsql(scene: Scene) -> Iterator[tuple[Text, tuple[Statement, ...]]]:
     for text in scene.bodies:
         if text.language == "plpgsql":
-            yield text, plpgsql(text.tokens)
+            yield text, text.sql.plpgsql
 
 
 _PLACEHOLDER = re.compile(r"%(?:(\d+)\$)?-?\d*([sIL%])")
@@ -63,7 +63,7 @@ def format_i_on_dotted_name(scene: Scene) -> Iterator[Finding]:
             str(a.get("name")) for a in text.record.settings.get("arguments") or () if a.get("type") == "regclass"
         } | _declared_as(text.tokens, {"regclass"})
         suspect = regclass | dotted.get(text.record.address.name, set())
-        for call in called(text.tokens):
+        for call in text.sql.called:
             if call.last != "format":
                 continue
             pattern, *values = arguments(text.tokens, call) or [()]
@@ -96,7 +96,7 @@ def _dotted_parameters(scene: Scene) -> dict[str, set[str]]:
     """Parameters of declared functions that some body calls with a dotted literal, by the function's name."""
     found: dict[str, set[str]] = {}
     for text in scene.bodies:
-        for call in called(text.tokens):
+        for call in text.sql.called:
             for function in scene.functions.get((text.record.address.target, call.qualified), ()):
                 parameters = function.settings.get("arguments") or []
                 for parameter, value in zip(parameters, arguments(text.tokens, call), strict=False):
@@ -190,7 +190,7 @@ def lock_row_in_same_transaction(scene: Scene) -> Iterator[Finding]:
                   END
     """
     for text in scene.bodies:
-        items = [s.tokens for s in plpgsql(text.tokens)] if text.language == "plpgsql" else sql_statements(text.tokens)
+        items = [s.tokens for s in text.sql.plpgsql] if text.language == "plpgsql" else text.sql.statements
         inserted = {_target(s): _constants(s) for s in items if is_word(s, 0, "insert")}
         for statement in items:
             if not is_word(statement, 0, "delete"):
@@ -285,10 +285,10 @@ def statement_refuses_transaction(scene: Scene) -> Iterator[Finding]:
 def _all_statements(text: Text) -> Iterator[tuple[Token, frozenset[str]]]:
     """First token and words of each statement, and of those inside strings that EXECUTE runs."""
     if text.language != "plpgsql":
-        for tokens in sql_statements(text.tokens):
+        for tokens in text.sql.statements:
             yield tokens[0], words(tokens)
         return
-    for statement in plpgsql(text.tokens):
+    for statement in text.sql.plpgsql:
         yield statement.tokens[0], words(statement.tokens)
         for token in statement.tokens if statement.word == "execute" else ():
             inner = tokenize(token.text) if token.kind == "string" else ()
@@ -377,12 +377,12 @@ def placeholder_body(scene: Scene) -> Iterator[Finding]:
         if text.language == "plpgsql":
             real = [
                 s
-                for s in plpgsql(text.tokens)
+                for s in text.sql.plpgsql
                 if s.word not in ("declare", "begin", "end", "null") and not (s.word == "return" and len(s.tokens) == 1)
             ]
             empty = not real
         else:
-            statements = sql_statements(text.tokens)
+            statements = text.sql.statements
             last = [t.text for t in statements[-1][-2:]] if len(statements) == 1 else []
             empty = last in (["where", "false"], ["limit", "0"])
         if empty:
@@ -522,8 +522,8 @@ def superuser_setting(scene: Scene) -> Iterator[Finding]:
     for text in scene.texts:
         if text.role in ("query", "expression"):
             continue
-        items = plpgsql(text.tokens) if text.language == "plpgsql" else ()
-        statements = [s.tokens for s in items] or list(sql_statements(text.tokens))
+        items = text.sql.plpgsql if text.language == "plpgsql" else ()
+        statements = [s.tokens for s in items] or list(text.sql.statements)
         for tokens in statements:
             at = 2 if is_word(tokens, 1, "local", "session") else 1
             named = [(tokens[at].text, tokens[at].start)] if is_word(tokens, 0, "set") and len(tokens) > at else []

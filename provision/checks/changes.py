@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provision.checks.relations import called, relations
 from provision.checks.rule import Finding, rule
 from provision.checks.sqltext import arguments, is_op, is_word, words
 
@@ -52,7 +51,7 @@ def notify_payload_limit(scene: Scene) -> Iterator[Finding]:
                 body: BEGIN PERFORM pg_notify('orders', NEW.id::text); RETURN NEW; END
     """
     for text in scene.bodies:
-        for call in called(text.tokens):
+        for call in text.sql.called:
             if call.last != "pg_notify":
                 continue
             given = arguments(text.tokens, call)
@@ -86,7 +85,7 @@ def _is_unbounded(scene: Scene, text: Text, payload: Tokens) -> bool:
 
 
 def _notifies(text: Text) -> bool:
-    return any(c.last == "pg_notify" for c in called(text.tokens)) or "notify" in words(text.tokens)
+    return any(c.last == "pg_notify" for c in text.sql.called) or "notify" in text.sql.words
 
 
 def _is_outbox(name: str) -> bool:
@@ -94,7 +93,7 @@ def _is_outbox(name: str) -> bool:
 
 
 def _outbox_writes(text: Text) -> list[str]:
-    return [m.qualified for m in relations(text.tokens) if m.clause == "into"]
+    return [m.qualified for m in text.sql.relations if m.clause == "into"]
 
 
 @rule("HF0417", "notify-as-durable-transport", "changes of", severity="warning")

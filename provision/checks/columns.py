@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provision.checks.rule import Finding, rule
+from provision.checks.sql import sql_of
 from provision.checks.sqltext import tokenize
 from provision.checks.statements import branches
 from provision.postgres import types
@@ -15,14 +16,7 @@ if TYPE_CHECKING:
 
     from provision.checks.scene import Scene
     from provision.checks.sqltext import Tokens
-    from provision.checks.tables import Table
     from provision.spec.record import Record
-
-
-def _columns(scene: Scene) -> Iterator[tuple[Table, str, Record]]:
-    for table in scene.tables.values():
-        for name, column in table.columns.items():
-            yield table, name, column
 
 
 @rule("HF0308", "timestamp-without-tz", "column", severity="warning")
@@ -50,9 +44,9 @@ def timestamp_without_zone(scene: Scene) -> Iterator[Finding]:
               events:
                 columns: {at: {type: timestamptz, nullable: false}}
     """
-    for table, name, column in _columns(scene):
-        declared = column.settings["type"]
-        if declared.startswith("timestamp") and declared.removesuffix("[]").endswith("without time zone"):
+    for (_, declared), columns in scene.columns_by_type.items():
+        zoneless = declared.startswith("timestamp") and declared.removesuffix("[]").endswith("without time zone")
+        for table, name, column in columns if zoneless else ():
             yield Finding(
                 (*(column.origin or ()), "type"),
                 f"column {table.qualified}.{name} holds a time without its zone",
@@ -209,11 +203,11 @@ def not_null_domain_on_optional_column(scene: Scene) -> Iterator[Finding]:
     """
     if not scene.of("domain"):
         return
-    for table, name, column in _columns(scene):
-        if "." not in column.settings["type"] or not table.is_nullable(name):
-            continue
-        domain = refuses_null(scene, table.target, column.settings["type"])
-        if domain is not None and not column.settings.get("default"):
+    for (target, declared), columns in scene.columns_by_type.items():
+        domain = refuses_null(scene, target, declared) if "." in declared else None
+        for table, name, column in columns if domain is not None else ():
+            if domain is None or not table.is_nullable(name) or column.settings.get("default"):
+                continue
             yield Finding(
                 (*(column.origin or ()), "type"),
                 f"column {table.qualified}.{name} is optional, but its {scene.name(domain)} refuses NULL",
@@ -246,9 +240,11 @@ def column_filled_twice(scene: Scene) -> Iterator[Finding]:
               orders:
                 columns: {id: {type: bigint, nullable: false, identity: always}}
     """
-    for table, name, column in _columns(scene):
+    for table, name, column in scene.columns:
         settings = column.settings
-        sources = [s for s in ("default", "identity", "generated") if settings.get(s) is not None]
+        if settings["default"] is None and (settings["identity"] is None or settings["generated"] is None):
+            continue
+        sources = [s for s in ("default", "identity", "generated") if settings[s] is not None]
         if len(sources) > 1:
             yield Finding(
                 (*(column.origin or ()), sources[-1]),
@@ -284,13 +280,14 @@ def identity_type(scene: Scene) -> Iterator[Finding]:
               orders:
                 columns: {id: {type: bigint, nullable: false, identity: always}}
     """
-    for table, name, column in _columns(scene):
-        if column.settings.get("identity") and column.settings["type"] not in _IDENTITY:
-            yield Finding(
-                (*(column.origin or ()), "identity"),
-                f"column {table.qualified}.{name} is an identity of type {column.settings['type']}",
-                "Use smallint, integer or bigint, or a default instead of an identity.",
-            )
+    for (_, declared), columns in scene.columns_by_type.items():
+        for table, name, column in columns if declared not in _IDENTITY else ():
+            if column.settings["identity"] is not None:
+                yield Finding(
+                    (*(column.origin or ()), "identity"),
+                    f"column {table.qualified}.{name} is an identity of type {declared}",
+                    "Use smallint, integer or bigint, or a default instead of an identity.",
+                )
 
 
 @rule("HF0343", "default-not-in-enum", "default of")
@@ -321,19 +318,27 @@ def default_not_in_enum(scene: Scene) -> Iterator[Finding]:
     """
     if not scene.of("enum"):
         return
-    for table, name, column in _columns(scene):
-        default = column.settings.get("default")
-        if not isinstance(default, str) or "'" not in default or "." not in column.settings["type"]:
+    for (target, declared), columns in scene.columns_by_type.items():
+        values = scene.enum_values(target, declared) if "." in declared else None
+        if values is None or types.parse(declared).is_array:
             continue
-        tokens = tokenize(default)
-        literal = tokens[0].text if tokens[0].kind == "string" and (len(tokens) == 1 or tokens[1].text == "::") else None
-        values = scene.enum_values(table.target, column.settings["type"])
-        if values and literal is not None and literal not in values and not types.parse(column.settings["type"]).is_array:
-            yield Finding(
-                (*(column.origin or ()), "default"),
-                f"default of {table.qualified}.{name} is '{literal}', which its enum lacks",
-                nearest(literal, values, f"Use one of {', '.join(values)}."),
-            )
+        for table, name, column in columns:
+            literal = _literal(column.settings["default"])
+            if literal is not None and literal not in values:
+                yield Finding(
+                    (*(column.origin or ()), "default"),
+                    f"default of {table.qualified}.{name} is '{literal}', which its enum lacks",
+                    nearest(literal, values, f"Use one of {', '.join(values)}."),
+                )
+
+
+def _literal(default: str | None) -> str | None:
+    """The text of a default that is one string, cast or not."""
+    if not default or "'" not in default:
+        return None
+    tokens = sql_of(default).tokens
+    is_alone = len(tokens) == 1 or (len(tokens) > 1 and tokens[1].text == "::")
+    return tokens[0].text if is_alone and tokens[0].kind == "string" else None
 
 
 @rule("HF0344", "policy-without-row-security", "row security of", severity="warning")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from provision.checks.relations import called
 from provision.checks.rule import Finding, listed, rule
-from provision.checks.sqltext import clock_calls, is_op, is_word, split, tokenize, unwrapped
+from provision.checks.sql import sql_of
+from provision.checks.sqltext import CLOCK, clock_calls, is_op, is_word, split, unwrapped
 from provision.checks.statements import alternatives, branches
 from provision.checks.tables import column_words
 
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
     from provision.checks.scene import Scene, Text
     from provision.checks.sqltext import Tokens
     from provision.checks.tables import Table
-    from provision.spec.record import Record
-
-
-def _checks(scene: Scene) -> Iterator[tuple[Table, Record, Tokens]]:
-    for table in scene.tables.values():
-        for check in table.of("check"):
-            yield table, check, tokenize(check.settings["expression"])
 
 
 @rule("HF0401", "volatile-check", "check")
@@ -52,9 +46,17 @@ def volatile_check(scene: Scene) -> Iterator[Finding]:
                 columns: {made: {type: timestamptz, nullable: false}, until: {type: timestamptz, nullable: false}}
                 checks: {sessions_open: until > made}
     """
+    readers = {
+        name.split(".", 1)[1]
+        for (_, name), functions in scene.functions.items()
+        if any(clock_calls(sql_of(f.settings.get("body") or "").tokens) for f in functions)
+    }
+    suspect = CLOCK | readers
     for text in scene.texts:
         kind = text.record.address.kind
         if kind != "check" and not (kind == "domain" and "checks" in text.where):
+            continue
+        if not text.sql.mentions & suspect:
             continue
         found = clock_calls(text.tokens) or _clock_through_functions(scene, text)
         if found:
@@ -74,13 +76,13 @@ def _clock_through_functions(scene: Scene, text: Text) -> list[str]:
     target = text.record.address.target
     return [
         f"{call.qualified}()"
-        for call in called(text.tokens)
+        for call in text.sql.called
         for f in scene.functions.get((target, call.qualified), ())
-        if clock_calls(tokenize(f.settings.get("body") or ""))
+        if clock_calls(sql_of(f.settings.get("body") or "").tokens)
     ]
 
 
-_EMPTY_DOCUMENTS = {"{}": "object", "[]": "array"}
+_EMPTY_DOCUMENTS = frozenset({"{}", "[]"})
 
 
 @rule("HF0402", "default-violates-check", "default of")
@@ -111,13 +113,15 @@ def default_violates_check(scene: Scene) -> Iterator[Finding]:
                 columns: {meta: {type: jsonb, nullable: false, default: "'{\\"version\\": 1}'"}}
                 checks: {items_meta: "meta ? 'version'"}
     """
-    for table, check, tokens in _checks(scene):
-        for name in column_words(table, check.settings["expression"]):
+    for table, check, sql in scene.checks:
+        if "?" not in sql.raw and not sql.mentions & scene.function_names:
+            continue
+        for name in column_words(table, sql):
             column = table.columns[name]
-            default = tokenize(column.settings.get("default") or "")
+            default = sql_of(column.settings["default"] or "").tokens
             if not default or default[0].kind != "string" or default[0].text.strip() not in _EMPTY_DOCUMENTS:
                 continue
-            key = _wanted_key(scene, table.target, tokens, name)
+            key = _wanted_key(scene, table.target, sql.tokens, name)
             if key is not None:
                 yield Finding(
                     (*(column.origin or ()), "default"),
@@ -137,7 +141,7 @@ def _wanted_key(scene: Scene, target: str, tokens: Tokens, column: str) -> str |
             if call.first != 0 or not inside or inside[0].text != column:
                 continue
             for function in scene.functions.get((target, call.qualified), ()):
-                body = tokenize(function.settings.get("body") or "")
+                body = sql_of(function.settings.get("body") or "").tokens
                 tested = [b.text for a, b in zip(body, body[1:], strict=False) if a.text == "?" and b.kind == "string"]
                 if tested:
                     return tested[0]
@@ -232,11 +236,11 @@ def check_leaves_enum_values_out(scene: Scene) -> Iterator[Finding]:
     """
     if not scene.of("enum"):
         return
-    for table, check, tokens in _checks(scene):
-        parts = list(alternatives(tokens))
+    for table, check, sql in scene.checks:
+        parts = list(alternatives(sql.tokens)) if "or" in sql.mentions else []
         if len(parts) < 2:
             continue
-        for name in column_words(table, check.settings["expression"]):
+        for name in column_words(table, sql):
             values = scene.enum_values(table.target, table.columns[name].settings["type"])
             if not values:
                 continue
@@ -307,8 +311,8 @@ def check_refuses_both_null(scene: Scene) -> Iterator[Finding]:
                 columns: {was: {type: text}, is_now: {type: text}}
                 checks: {events_change: was IS DISTINCT FROM is_now OR (was IS NULL AND is_now IS NULL)}
     """
-    for table, check, tokens in _checks(scene):
-        for part in branches(tokens, "and"):
+    for table, check, sql in scene.checks:
+        for part in branches(sql.tokens, "and") if "distinct" in sql.mentions else ():
             if len(part) != 5 or not is_word(part, 1, "is") or not is_word(part, 2, "distinct"):
                 continue
             left, right = part[0].text, part[4].text
@@ -348,11 +352,13 @@ def check_contradicts_model(scene: Scene) -> Iterator[Finding]:
                 columns: {channel: {type: integer}, receiver: {type: integer}, everybody: {type: text}}
                 checks: {mail_route: "num_nonnulls(channel, receiver, everybody) = 1"}
     """
-    for table, check, tokens in _checks(scene):
-        pair = next((p for branch in branches(tokens, "or") if (p := _exactly_one(branch, table))), None)
+    for table, check, sql in scene.checks:
+        if not sql.mentions & {"null", "num_nonnulls"}:
+            continue
+        pair = next((p for branch in branches(sql.tokens, "or") if (p := _exactly_one(branch, table))), None)
         if pair is None:
             continue
-        mentioned = set(column_words(table, check.settings["expression"]))
+        mentioned = set(column_words(table, sql))
         referring = {c for k in table.of("foreign_key") for c in k.settings.get("columns") or ()}
         kinds = {table.columns[c].settings["type"] for c in pair}
         other = next(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provision.checks.rule import Finding, rule
-from provision.checks.sqltext import calls, clock_calls, tokenize
-from provision.checks.tables import index_columns, is_plain_name, plain_columns
+from provision.checks.sql import Sql, sql_of
+from provision.checks.sqltext import CLOCK, clock_calls
+from provision.checks.tables import is_plain_name
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -14,14 +15,8 @@ if TYPE_CHECKING:
 
     from provision.checks.scene import Scene
     from provision.checks.sqltext import Tokens
-    from provision.checks.tables import IndexColumn, Table
+    from provision.checks.tables import Index, IndexColumn, Table
     from provision.spec.record import Pointer, Record
-
-
-def _indexes(scene: Scene) -> Iterator[tuple[Table, Record]]:
-    for table in scene.tables.values():
-        for index in table.of("index"):
-            yield table, index
 
 
 def _plain(item: IndexColumn) -> str | None:
@@ -58,14 +53,17 @@ def index_on_missing_column(scene: Scene) -> Iterator[Finding]:
                 columns: {sent_at: {type: timestamptz, nullable: false}}
                 indexes: {log_time: {columns: [sent_at]}}
     """
-    for table, index in _indexes(scene):
-        named = [(("columns", i), name) for i, item in enumerate(index_columns(index)) if (name := _plain(item))]
-        named += [(("include", i), name) for i, name in enumerate(index.settings.get("include") or ())]
+    for table, index in scene.indexes:
+        included = index.record.settings["include"]
+        if index.plain is not None and all(c in table.columns for c, _ in index.plain) and not included:
+            continue
+        named = [(("columns", i), name) for i, item in enumerate(index.items) if (name := _plain(item))]
+        named += [(("include", i), name) for i, name in enumerate(included)]
         for path, column in named:
             if table.lacks(column):
                 yield Finding(
-                    (*(index.origin or ()), *path),
-                    f"index {index.address.name} names the column {column}, which {table.qualified} lacks",
+                    (*index.origin, *path),
+                    f"index {index.name} names the column {column}, which {table.qualified} lacks",
                     nearest(column, table.columns, f"Declare {column}, or name a declared column."),
                 )
 
@@ -100,21 +98,20 @@ def redundant_index(scene: Scene) -> Iterator[Finding]:
                 indexes: {users_mail: {columns: [mail]}}
     """
     for table in scene.tables.values():
-        indexes = table.of("index")
-        if not indexes:
+        plain = [(i, columns) for i in table.indexes if (columns := _comparable(i)) is not None]
+        if not plain:
             continue
         covering: list[tuple[Record, list[tuple[str, str]]]] = [
             (k.record, [(c, "asc") for c in k.columns]) for k in table.keys
         ]
-        plain = [(i, columns) for i in indexes if (columns := _comparable(i)) is not None]
-        covering += [(i, columns) for i, columns in plain if not i.settings.get("include")]
-        covering += [(i, columns) for i, columns in plain if i.settings.get("include")]
+        # One that includes columns may cover one that does not, so those come last.
+        covering += [(i.record, c) for i, c in sorted(plain, key=lambda p: bool(p[0].record.settings["include"]))]
         for index, columns in plain:
             for other, theirs in covering:
-                if other is not index and _repeats(index, columns, other, theirs):
+                if other is not index.record and _repeats(index.record, columns, other, theirs):
                     yield Finding(
-                        index.origin or (),
-                        f"index {index.address.name} ({', '.join(c for c, _ in columns)}) repeats the beginning of "
+                        index.origin,
+                        f"index {index.name} ({', '.join(c for c, _ in columns)}) repeats the beginning of "
                         f"{other.address.name} ({', '.join(c for c, _ in theirs)})",
                         "Leave it out.",
                         related=((other.origin or (), "covers it"),),
@@ -123,12 +120,11 @@ def redundant_index(scene: Scene) -> Iterator[Finding]:
                     break
 
 
-def _comparable(index: Record) -> list[tuple[str, str]] | None:
+def _comparable(index: Index) -> list[tuple[str, str]] | None:
     """Columns of a b-tree that another may repeat: no predicate, expression or operator class."""
-    settings = index.settings
-    if (settings.get("method") or "btree") != "btree" or settings.get("where"):
+    if index.method != "btree" or index.record.settings["where"] or any(i.opclass for i in index.items):
         return None
-    return None if any(c.opclass for c in index_columns(index)) else plain_columns(index)
+    return index.plain
 
 
 def _repeats(
@@ -140,7 +136,7 @@ def _repeats(
     if not own <= included | {c for c, _ in theirs}:
         return False
     if index.settings.get("unique"):
-        return bool(len(theirs) == len(columns) and other.address.kind != "index")
+        return len(theirs) == len(columns) and other.address.kind != "index"
     if len(theirs) == len(columns) and other.address.kind == "index" and not other.settings.get("unique"):
         # Of two equal ones only the later is spare.
         return own < included or (own == included and str(other.origin) < str(index.origin))
@@ -181,7 +177,7 @@ def access_order_not_served(scene: Scene) -> Iterator[Finding]:
         for name, wanted in (table.record.settings.get("access_orders") or {}).items():
             order = [_direction(item) for item in wanted]
             turned = [(c, "asc" if d == "desc" else "desc") for c, d in order]
-            have = [c for i in table.of("index") if (c := plain_columns(i)) is not None]
+            have = [i.plain for i in table.indexes if i.plain is not None]
             have += [[(c, "asc") for c in k.columns] for k in table.keys]
             if not any(_serves(columns, order) or _serves(columns, turned) for columns in have):
                 shown = ", ".join(c if d == "asc" else f"{{column: {c}, order: desc}}" for c, d in order)
@@ -235,12 +231,13 @@ def unbounded_column_in_btree(scene: Scene) -> Iterator[Finding]:
                 columns: {id: {type: uuid, nullable: false}, size: {type: bigint}}
                 indexes: {state_cover: {columns: [id], include: [size]}}
     """
-    for table in scene.tables.values():
-        for record in (*table.of("index"), *table.of("unique"), *table.of("primary_key")):
-            if (record.settings.get("method") or "btree") != "btree":
-                continue
+    long = {t for target, t in scene.columns_by_type if _may_be_long(scene, target, t)}
+    for table in scene.tables.values() if long else ():
+        unbounded = [c for c, r in table.columns.items() if r.settings["type"] in long]
+        records = [i.record for i in table.indexes if i.method == "btree"] if unbounded else []
+        for record in (*records, *table.of("unique"), *table.of("primary_key")) if unbounded else ():
             for path, column, included in _held(record):
-                if column in table.columns and _unbounded(scene, table, column, included):
+                if column in unbounded and _unbounded(scene, table, column, included):
                     yield Finding(
                         (*(record.origin or ()), *path),
                         f"index {record.address.name} holds {column}, {table.columns[column].settings['type']}, "
@@ -258,12 +255,17 @@ def _held(record: Record) -> Iterator[tuple[Pointer, str, bool]]:
         yield ("include", i), column, True
 
 
-def _unbounded(scene: Scene, table: Table, column: str, included: bool) -> bool:
-    base = scene.base_type(table.target, table.columns[column].settings["type"])
+def _may_be_long(scene: Scene, target: str, declared: str) -> bool:
+    base = scene.base_type(target, declared)
     if base.is_array or base.name in _NEVER_BOUNDED:
         return True
     # A character may take four bytes.
-    return included and base.name in _TEXT and (not base.modifiers or int(base.modifiers) * 4 > _BTREE_BYTES)
+    return base.name in _TEXT and (not base.modifiers or int(base.modifiers) * 4 > _BTREE_BYTES)
+
+
+def _unbounded(scene: Scene, table: Table, column: str, included: bool) -> bool:
+    base = scene.base_type(table.target, table.columns[column].settings["type"])
+    return included or base.is_array or base.name in _NEVER_BOUNDED
 
 
 @rule("HF0324", "ivfflat-on-empty-table", "index", severity="warning")
@@ -295,11 +297,11 @@ def ivfflat_on_empty_table(scene: Scene) -> Iterator[Finding]:
                 columns: {v: {type: public.vector(3), nullable: false}}
                 indexes: {items_v: {method: hnsw, columns: [{column: v, opclass: public.vector_cosine_ops}]}}
     """
-    for table, index in _indexes(scene):
-        if index.settings.get("method") == "ivfflat":
+    for table, index in scene.indexes:
+        if index.method == "ivfflat":
             yield Finding(
-                (*(index.origin or ()), "method"),
-                f"index {index.address.name} on {table.qualified} is ivfflat, made while the table is empty",
+                (*index.origin, "method"),
+                f"index {index.name} on {table.qualified} is ivfflat, made while the table is empty",
                 "Write method: hnsw, or build it in a migration after loading.",
             )
 
@@ -332,22 +334,14 @@ def index_expression_parens(scene: Scene) -> Iterator[Finding]:
                 columns: {allowed: {type: interval}}
                 indexes: {jobs_allowed: {columns: [{expression: "extract(epoch FROM allowed)::integer"}]}}
     """
-    for table, index in _indexes(scene):
-        for path, expression in _expressions(index):
-            if not _balanced(tokenize(expression)):
+    for table, index in scene.indexes:
+        for path, expression in index.expressions:
+            if not _balanced(sql_of(expression).tokens):
                 yield Finding(
-                    (*(index.origin or ()), *path),
-                    f"index {index.address.name} on {table.qualified} has parentheses that do not match",
+                    (*index.origin, *path),
+                    f"index {index.name} on {table.qualified} has parentheses that do not match",
                     "Close each parenthesis; the expression needs none around the whole.",
                 )
-
-
-def _expressions(index: Record) -> Iterator[tuple[Pointer, str]]:
-    for i, item in enumerate(index_columns(index)):
-        if item.expression:
-            yield ("columns", i, "expression"), item.expression
-    if index.settings.get("where"):
-        yield ("where",), index.settings["where"]
 
 
 def _balanced(tokens: Tokens) -> bool:
@@ -368,11 +362,13 @@ _CHANGING = frozenset(
 _CHANGING_WORDS = frozenset({"current_user", "session_user", "user", "current_role"})
 
 
-def changing_calls(scene: Scene, target: str, tokens: Tokens) -> list[str]:
+def changing_calls(scene: Scene, target: str, sql: Sql) -> list[str]:
     """The functions of an expression that are not immutable, as written."""
-    found = clock_calls(tokens)
-    found += [t.text for t in tokens if t.kind == "word" and t.text in _CHANGING_WORDS]
-    for call in calls(tokens):
+    if not sql.mentions & (_CHANGING | _CHANGING_WORDS | CLOCK | scene.function_names):
+        return []
+    found = clock_calls(sql.tokens)
+    found += [t.text for t in sql.tokens if t.kind == "word" and t.text in _CHANGING_WORDS]
+    for call in sql.called:
         declared = scene.functions.get((target, call.qualified))
         if declared is not None and all(f.settings.get("volatility") != "immutable" for f in declared):
             found.append(f"{call.qualified}()")
@@ -408,24 +404,23 @@ def changing_index_expression(scene: Scene) -> Iterator[Finding]:
                 columns: {until: {type: timestamptz, nullable: false}}
                 indexes: {sessions_live: {columns: [until]}}
     """
-    for table, index in _indexes(scene):
-        for path, expression in _expressions(index):
-            found = changing_calls(scene, table.target, tokenize(expression))
+    for table, index in scene.indexes:
+        for path, expression in index.expressions:
+            found = changing_calls(scene, table.target, sql_of(expression))
             if found:
                 yield Finding(
-                    (*(index.origin or ()), *path),
-                    f"index {index.address.name} on {table.qualified} uses {found[0]}, whose result may change",
+                    (*index.origin, *path),
+                    f"index {index.name} on {table.qualified} uses {found[0]}, whose result may change",
                     "Only IMMUTABLE functions are allowed there; compare with the time in the query.",
                 )
-    for text in scene.texts:
-        if text.record.address.kind == "column" and "generated" in text.where:
-            found = changing_calls(scene, text.record.address.target, text.tokens)
-            if found:
-                yield Finding(
-                    text.where,
-                    f"index or generated column {scene.name(text.record)} uses {found[0]}, whose result may change",
-                    "Only IMMUTABLE functions are allowed there; fill the column with a default or trigger.",
-                )
+    for text in scene.generated:
+        found = changing_calls(scene, text.record.address.target, text.sql)
+        if found:
+            yield Finding(
+                text.where,
+                f"index or generated column {scene.name(text.record)} uses {found[0]}, whose result may change",
+                "Only IMMUTABLE functions are allowed there; fill the column with a default or trigger.",
+            )
 
 
 #: What methods other than b-tree can do (documentation, Index Types; pg_indexam_has_property).
@@ -460,12 +455,12 @@ def index_method_cannot(scene: Scene) -> Iterator[Finding]:
                 columns: {tags: {type: jsonb, nullable: false}}
                 indexes: {items_tags: {method: gin, columns: [tags]}}
     """
-    for _, index in _indexes(scene):
-        settings = index.settings
-        method = settings.get("method") or "btree"
-        items = list(index_columns(index))
+    for _, index in scene.indexes:
+        settings, method, items = index.record.settings, index.method, index.items
+        if method == "btree":
+            continue
         wrong: list[tuple[Pointer, str]] = []
-        if method != "btree" and settings.get("unique"):
+        if settings.get("unique"):
             wrong.append((("unique",), "cannot be unique"))
         if method not in _INCLUDES and settings.get("include"):
             wrong.append((("include",), "cannot include columns"))
@@ -474,12 +469,12 @@ def index_method_cannot(scene: Scene) -> Iterator[Finding]:
         wrong += [
             (("columns", i, "order"), "has no order")
             for i, item in enumerate(items)
-            if method != "btree" and item.order == "desc"
+            if item.order == "desc"
         ]
         for path, problem in wrong:
             yield Finding(
-                (*(index.origin or ()), *path),
-                f"index {index.address.name} is {method}, which {problem}",
+                (*index.origin, *path),
+                f"index {index.name} is {method}, which {problem}",
                 "Use btree, or leave the option out.",
             )
 

@@ -11,7 +11,7 @@ from provision.checks.postgres_names import (
     EXTENSION_OF_OPCLASS_SUFFIX,
     EXTENSION_OF_TYPE,
 )
-from provision.checks.relations import called, cast_types, local_relations, regclass_names, relations
+from provision.checks.relations import cast_types, local_relations, regclass_names
 from provision.checks.rule import Finding, rule
 from provision.checks.tables import index_columns
 from provision.postgres import types
@@ -96,8 +96,8 @@ def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | Non
         if "." not in {t.text for t in text.tokens}:
             continue
         for parts, start in (
-            *((m.parts, m.start) for m in relations(text.tokens)),
-            *((c.parts, text.tokens[c.first].start) for c in called(text.tokens)),
+            *((m.parts, m.start) for m in text.sql.relations),
+            *((c.parts, text.tokens[c.first].start) for c in text.sql.called),
             *((c.parts, text.tokens[c.first].start) for c in cast_types(text.tokens)),
             *regclass_names(text.tokens),
         ):
@@ -189,12 +189,12 @@ def unqualified_reference(scene: Scene) -> Iterator[Finding]:
         local = local_relations(text.tokens)
         found = [
             (text.tokens[m.first].start, m.parts[0], tables.get((target, m.parts[0])))
-            for m in relations(text.tokens)
+            for m in text.sql.relations
             if len(m.parts) == 1 and m.parts[0] not in local
         ]
         found += [
             (text.tokens[c.first].start, c.parts[0], functions.get((target, c.parts[0])))
-            for c in called(text.tokens)
+            for c in text.sql.called
             if len(c.parts) == 1
         ]
         for start, name, meant in found:
@@ -292,7 +292,7 @@ def function_needs_extension(scene: Scene) -> Iterator[Finding]:
     """
     for text in scene.texts:
         target = text.record.address.target
-        for call in called(text.tokens):
+        for call in text.sql.called:
             extension = EXTENSION_OF_FUNCTION.get(call.last)
             if extension is None or (target, extension) in scene.extensions or (target, call.qualified) in scene.functions:
                 continue
@@ -336,7 +336,7 @@ def relation_not_declared(scene: Scene) -> Iterator[Finding]:
         known |= {(r.address.target, scene.qualified(r)) for r in scene.of(kind)}
     for text in scene.texts:
         target = text.record.address.target
-        mentions = [(m.parts, m.start) for m in relations(text.tokens)] + regclass_names(text.tokens)
+        mentions = [(m.parts, m.start) for m in text.sql.relations] + regclass_names(text.tokens)
         for parts, start in mentions:
             schema = scene.schemas.get((target, parts[0])) if len(parts) == 2 else None
             if schema is None or schema.settings.get("managed") == "migrations":

@@ -439,7 +439,7 @@ def drop_by_name_pattern(scene: Scene) -> Iterator[Finding]:
                   END
     """
     for text in scene.bodies:
-        known = words(text.tokens)
+        known = text.sql.words
         if not known & {"pg_tables", "pg_class", "tables", "pg_stat_user_tables"} or "pg_inherits" in known:
             continue
         drops = known & _DROPS or any(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from provision.checks.rule import Finding, listed, rule
-from provision.checks.sqltext import is_word, tokenize, words
+from provision.checks.sqltext import is_word, tokenize
 from provision.pools import budget, sizing
 from provision.spec.nearest import nearest
 from provision.spec.units import UnitError, duration_ns, format_duration
@@ -428,7 +428,7 @@ def isolation_alias(scene: Scene) -> Iterator[Finding]:
                     "Write read committed.",
                 )
     for text in scene.texts:
-        if text.role in ("body", "statement") and {"uncommitted", "read"} <= words(text.tokens):
+        if text.role in ("body", "statement") and {"uncommitted", "read"} <= text.sql.words:
             at = next(t for t in text.tokens if t.text == "uncommitted")
             yield Finding(
                 text.where,

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from provision.checks.postgres_names import CATALOG_COLUMNS, LONG_RESULTS, NAME_COLUMNS, REMOVED_FUNCTIONS
-from provision.checks.relations import called, relations
+from provision.checks.relations import relations
 from provision.checks.rule import Finding, listed, rule
 from provision.checks.sqltext import (
     arguments,
@@ -17,9 +17,7 @@ from provision.checks.sqltext import (
     spelled,
     split,
     tokenize,
-    words,
 )
-from provision.checks.statements import plpgsql, sql_statements
 from provision.postgres import types
 from provision.spec.nearest import nearest
 
@@ -35,10 +33,10 @@ if TYPE_CHECKING:
 
 def _statements(text: Text) -> Iterator[Tokens]:
     if text.language == "plpgsql":
-        for statement in plpgsql(text.tokens):
+        for statement in text.sql.plpgsql:
             yield statement.tokens
     else:
-        yield from sql_statements(text.tokens)
+        yield from text.sql.statements
 
 
 _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
@@ -103,7 +101,7 @@ def _aliased(scene: Scene, text: Text) -> Iterator[tuple[str, Table, int]]:
 
 def _inserted(scene: Scene, text: Text) -> Iterator[tuple[str, Table, int]]:
     """The column lists of INSERT."""
-    for mention in relations(text.tokens):
+    for mention in text.sql.relations:
         table = scene.table(text.record.address.target, mention.qualified) if mention.clause == "into" else None
         if table is None or not is_op(text.tokens, mention.after, "("):
             continue
@@ -119,10 +117,10 @@ def _row_variables(scene: Scene, text: Text) -> Iterator[tuple[str, Table, int]]
     """``NEW.column`` and ``OLD.column`` for each table that a trigger of the function is on."""
     if text.role != "body" or str(text.record.settings.get("returns")) != "trigger":
         return
-    if "tg_table_name" in words(text.tokens) or "tg_relid" in words(text.tokens):
+    if "tg_table_name" in text.sql.words or "tg_relid" in text.sql.words:
         return
     tables = scene.tables_with_trigger(text.record)
-    for name in names(text.tokens):
+    for name in text.sql.names:
         if len(name.parts) == 2 and name.parts[0] in ("new", "old") and not name.is_call:
             for table in tables:
                 yield name.parts[1], table, text.tokens[name.first].start
@@ -222,7 +220,7 @@ def name_returned_as_text(scene: Scene) -> Iterator[Finding]:
         promised = _result_types(text.record) if text.language == "plpgsql" else []
         if not promised:
             continue
-        for statement in plpgsql(text.tokens):
+        for statement in text.sql.plpgsql:
             tokens = statement.tokens
             if statement.word != "return" or not is_word(tokens, 1, "query") or not is_word(tokens, 2, "select"):
                 continue
@@ -353,7 +351,7 @@ def composite_access_syntax(scene: Scene) -> Iterator[Finding]:
               size: {returns: bigint, language: sql, body: "SELECT (pg_stat_file('PG_VERSION', true)).size"}
     """
     for text in scene.texts:
-        for call in called(text.tokens):
+        for call in text.sql.called:
             end = closing(text.tokens, call.after)
             if is_op(text.tokens, end + 1, ".") and end + 2 < len(text.tokens) and text.tokens[end + 2].is_name:
                 field = text.tokens[end + 2]
@@ -392,7 +390,7 @@ def file_check_raises(scene: Scene) -> Iterator[Finding]:
               size: {returns: bigint, language: sql, body: "SELECT (pg_stat_file('base.tar.gz', true)).size"}
     """
     for text in scene.bodies:
-        for call in called(text.tokens):
+        for call in text.sql.called:
             needed = _MISSING_OK.get(call.last)
             if needed and len(arguments(text.tokens, call)) < needed:
                 yield Finding(
@@ -428,7 +426,7 @@ def removed_function(scene: Scene) -> Iterator[Finding]:
     for text in scene.texts:
         facts = scene.target_facts(text.record)
         major = facts.version[0] if facts and facts.version else 15
-        for call in called(text.tokens):
+        for call in text.sql.called:
             gone, instead = REMOVED_FUNCTIONS.get(call.last, (1000, ""))
             if major >= gone:
                 yield Finding(
@@ -467,7 +465,7 @@ def value_too_long(scene: Scene) -> Iterator[Finding]:
             if tokens and (long := _too_long(scene, table, name, tokens)):
                 yield Finding((*(column.origin or ()), "default"), *long)
     for text in scene.bodies:
-        for mention in relations(text.tokens):
+        for mention in text.sql.relations:
             table = scene.table(text.record.address.target, mention.qualified) if mention.clause == "into" else None
             for name, value in _insert_pairs(table, text.tokens, mention) if table else ():
                 if long := _too_long(scene, table, name, value):

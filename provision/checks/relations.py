@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from provision.checks.sqltext import Name, Tokens, calls, closing, is_op, is_word, names, tokenize
@@ -25,6 +24,8 @@ class Mention(NamedTuple):
         return ".".join(self.parts)
 
 
+#: A text without one of these words names no relation.
+CLAUSES = frozenset({"from", "join", "into", "update", "truncate"})
 #: Calls in which FROM is punctuation, not a clause.
 _FROM_IN_CALL = frozenset({"extract", "trim", "substring", "overlay", "position"})
 _NOT_AN_ALIAS = frozenset(
@@ -34,7 +35,6 @@ _NOT_AN_ALIAS = frozenset(
 )
 
 
-@lru_cache(maxsize=8192)
 def relations(tokens: Tokens) -> tuple[Mention, ...]:
     """Every relation that the text reads or writes, common table expressions included."""
     inside_call = _positions_inside_calls(tokens)
@@ -97,7 +97,6 @@ def _positions_inside_calls(tokens: Tokens) -> set[int]:
     return found
 
 
-@lru_cache(maxsize=8192)
 def local_relations(tokens: Tokens) -> frozenset[str]:
     """Names that the text gives to relations itself: common table expressions and temporary tables."""
     found: set[str] = set()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from provision.checks.relations import called, relations
 from provision.checks.rule import Finding, rule
-from provision.checks.sqltext import clock_calls, closing, is_op, is_word, spelled, split, tokenize, words
+from provision.checks.sqltext import clock_calls, closing, is_op, is_word, spelled, split, tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +44,7 @@ def oldest_newest_swapped(scene: Scene) -> Iterator[Finding]:
               conns: {query: SELECT min(backend_start) AS oldest_connection FROM pg_catalog.pg_stat_activity}
     """
     for text in scene.bodies:
-        for call in called(text.tokens):
+        for call in text.sql.called:
             prefixes, right = _EXTREMES.get(call.last, ((), ""))
             end = closing(text.tokens, call.after) if prefixes else 0
             if not prefixes or not is_word(text.tokens, end + 1, "as") or end + 2 >= len(text.tokens):
@@ -140,7 +139,7 @@ def start_equals_end(scene: Scene) -> Iterator[Finding]:
                 body: INSERT INTO shop.runs (began, ended) VALUES (since, clock_timestamp())
     """
     for text in scene.bodies:
-        for mention in relations(text.tokens):
+        for mention in text.sql.relations:
             if mention.clause != "into" or not is_op(text.tokens, mention.after, "("):
                 continue
             values = _row(text.tokens, mention.after)
@@ -206,7 +205,7 @@ def health_check_counts_itself(scene: Scene) -> Iterator[Finding]:
                   WHERE state = 'active' AND pid <> pg_backend_pid()
     """
     for text in scene.bodies:
-        known = words(text.tokens)
+        known = text.sql.words
         if text.role == "body" and {"pg_stat_activity", "count"} <= known and "pg_backend_pid" not in known:
             at = next(t for t in text.tokens if t.text == "pg_stat_activity")
             yield Finding(
@@ -250,7 +249,7 @@ def database_count_against_server_limit(scene: Scene) -> Iterator[Finding]:
                   WHERE pid <> pg_backend_pid()
     """
     for text in scene.bodies:
-        if not {"pg_stat_activity", "current_database"} <= words(text.tokens):
+        if not {"pg_stat_activity", "current_database"} <= text.sql.words:
             continue
         if any("max_connections" in t.text for t in text.tokens):
             at = next(t for t in text.tokens if t.text == "current_database")

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from provision.checks.jetstream import Consumer, Stream
-from provision.checks.sqltext import Tokens, tokenize
-from provision.checks.tables import Table
+from provision.checks.sql import Sql, sql_of
+from provision.checks.tables import Index, Table
 from provision.nats.kinds.subjects import SubjectIndex
 from provision.postgres import types
 from provision.spec.ident import KIND_WORDS, Address
@@ -16,6 +16,7 @@ from provision.spec.ident import KIND_WORDS, Address
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from provision.checks.sqltext import Tokens
     from provision.spec.diagnostic import Mark
     from provision.spec.record import Facts, Plane, Pointer, Record
 
@@ -40,8 +41,20 @@ class Text(NamedTuple):
     record: Record
     role: Literal["body", "query", "expression", "statement"]
     language: str
-    tokens: Tokens
+    sql: Sql
     where: Pointer
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.sql.tokens
+
+
+class Column(NamedTuple):
+    """A column with its table."""
+
+    table: Table
+    name: str
+    record: Record
 
 
 class Scene:
@@ -53,6 +66,7 @@ class Scene:
         self.facts = facts
         self.by_kind: dict[str, list[Record]] = defaultdict(list)
         self._children: dict[Address, dict[str, list[Record]]] = {}
+        self._base_types: dict[tuple[str, str], types.TypeName] = {}
         for record in plane:
             kind = record.address.kind
             self.by_kind[kind].append(record)
@@ -153,6 +167,11 @@ class Scene:
             found[record.address.target, f"{schema}.{name}"].append(record)
         return found
 
+    @cached_property
+    def function_names(self) -> frozenset[str]:
+        """The bare names of declared functions."""
+        return frozenset(name.split(".", 1)[1] for _, name in self.functions)
+
     def tables_with_trigger(self, function: Record) -> list[Table]:
         """The tables on which a trigger calls this function."""
         name = self.qualified(function).split("(", 1)[0]
@@ -179,6 +198,25 @@ class Scene:
         schema, _, name = qualified.rpartition(".")
         return self.written("schemas", schema, "tables", name)
 
+    @cached_property
+    def columns_by_type(self) -> dict[tuple[str, str], list[Column]]:
+        """Columns of tables by target and type as written; there are few types and many columns."""
+        found: dict[tuple[str, str], list[Column]] = defaultdict(list)
+        for table in self.tables.values():
+            for name, record in table.columns.items():
+                found[table.target, record.settings["type"]].append(Column(table, name, record))
+        return found
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Every column of every table."""
+        return [c for group in self.columns_by_type.values() for c in group]
+
+    @cached_property
+    def indexes(self) -> list[tuple[Table, Index]]:
+        """Every index with its table."""
+        return [(table, index) for table in self.tables.values() for index in table.indexes]
+
     def type_record(self, target: str, name: types.TypeName) -> Record | None:
         """The declared enum, domain or type of a qualified type name."""
         return self.types.get((target, f"{name.schema}.{name.name}")) if name.schema else None
@@ -194,13 +232,17 @@ class Scene:
 
     def base_type(self, target: str, text: str) -> types.TypeName:
         """The type behind domains."""
-        domains = self.domains(target, text)
-        return types.parse(domains[-1].settings["type"] if domains else text)
+        found = self._base_types.get((target, text))
+        if found is None:
+            domains = self.domains(target, text)
+            found = types.parse(domains[-1].settings["type"] if domains else text)
+            self._base_types[target, text] = found
+        return found
 
     def enum_values(self, target: str, text: str) -> list[str] | None:
         """The values of the enum that a column type names, through domains; None for other types."""
         record = self.type_record(target, self.base_type(target, text))
-        return list(record.settings["values"]) if record is not None and record.address.kind == "enum" else None
+        return record.settings["values"] if record is not None and record.address.kind == "enum" else None
 
     def qualified(self, record: Record) -> str:
         """``schema.name`` of an object that lies in a schema."""
@@ -242,6 +284,16 @@ class Scene:
     def texts(self) -> list[Text]:
         """Every SQL text: bodies, queries, expressions, and the statements that pools run."""
         return list(self._texts())
+
+    @cached_property
+    def generated(self) -> list[Text]:
+        """The expressions of generated columns."""
+        return [t for t in self.texts if t.record.address.kind == "column" and "generated" in t.where]
+
+    @cached_property
+    def checks(self) -> list[tuple[Table, Record, Sql]]:
+        """Every check of a table."""
+        return [(t, r, sql_of(r.settings["expression"])) for t in self.tables.values() for r in t.of("check")]
 
     @cached_property
     def bodies(self) -> list[Text]:
@@ -291,6 +343,6 @@ def _text(
     value: str,
     language: str = "sql",
 ) -> Text:
-    return Text(record, role, language, tokenize(value), (*(record.origin or ()), *path))
+    return Text(record, role, language, sql_of(value), (*(record.origin or ()), *path))
 
 

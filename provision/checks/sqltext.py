@@ -107,7 +107,6 @@ class Name(NamedTuple):
         return ".".join(self.parts)
 
 
-@lru_cache(maxsize=65536)
 def names(tokens: Tokens) -> tuple[Name, ...]:
     """All names in order of appearance, ``a.b.c`` as one. Keywords are names too."""
     out: list[Name] = []
@@ -125,7 +124,6 @@ def names(tokens: Tokens) -> tuple[Name, ...]:
     return tuple(out)
 
 
-@lru_cache(maxsize=65536)
 def words(tokens: Tokens) -> frozenset[str]:
     """The unquoted words of a text, for a quick look before a closer one."""
     return frozenset(t.text for t in tokens if t.kind == "word")
@@ -134,6 +132,8 @@ def words(tokens: Tokens) -> frozenset[str]:
 #: Written without parentheses, these words call a function of the clock (documentation, "Current Date/Time").
 _CLOCK_WORDS = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})
 _CLOCK_CALLS = frozenset({"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"})
+#: Every word that may mean the clock.
+CLOCK = _CLOCK_WORDS | _CLOCK_CALLS
 _SYSTEM = ("pg_catalog",)
 
 

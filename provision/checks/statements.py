@@ -6,7 +6,6 @@ PL/pgSQL is split by its block words (documentation, "PL/pgSQL - Control Structu
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from provision.checks.sqltext import Token, Tokens, is_op, is_word, split, unwrapped
@@ -33,7 +32,6 @@ _ALONE = frozenset({"begin", "loop", "else", "exception", "declare"})
 _OPENS = frozenset({"begin", "if", "case", "loop", "while", "for", "foreach"})
 
 
-@lru_cache(maxsize=4096)
 def plpgsql(tokens: Tokens) -> tuple[Statement, ...]:
     """Split the body of a PL/pgSQL function."""
     out: list[Statement] = []
@@ -89,7 +87,6 @@ def _until(tokens: Sequence[Token], i: int, word: str | None, *, keep: bool) -> 
     return i
 
 
-@lru_cache(maxsize=8192)
 def sql_statements(tokens: Tokens) -> tuple[Tokens, ...]:
     """Split SQL at semicolons. ``BEGIN ATOMIC … END`` bodies give their statements."""
     if is_word(tokens, 0, "begin") and is_word(tokens, 1, "atomic"):

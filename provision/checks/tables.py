@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from provision.checks.sqltext import tokenize, words
+from provision.checks.sqltext import tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from provision.checks.sql import Sql
     from provision.spec.record import Pointer, Record
 
 
@@ -67,10 +68,14 @@ class Table:
     def unique_indexes(self) -> list[Key]:
         """Unique indexes over plain columns without predicate."""
         return [
-            Key(r, tuple(column for column, _ in plain))
-            for r in self.of("index")
-            if r.settings.get("unique") and not r.settings.get("where") and (plain := plain_columns(r)) is not None
+            Key(i.record, tuple(column for column, _ in i.plain))
+            for i in self.indexes
+            if i.record.settings.get("unique") and not i.record.settings.get("where") and i.plain is not None
         ]
+
+    @cached_property
+    def indexes(self) -> list[Index]:
+        return [Index(r) for r in self.of("index")]
 
     @cached_property
     def partitions(self) -> Record | None:
@@ -98,25 +103,40 @@ class IndexColumn(NamedTuple):
     opclass: str | None
 
 
-def index_columns(index: Record) -> Iterator[IndexColumn]:
-    """The columns of an index, whichever of the short forms the spec uses."""
-    for item in index.settings.get("columns") or ():
-        if isinstance(item, str):
-            plain = is_plain_name(item)
-            yield IndexColumn(item if plain else None, None if plain else item, "asc", None)
-        else:
-            order: Any = item.get("order") or "asc"
-            yield IndexColumn(item.get("column"), item.get("expression"), order, item.get("opclass"))
+class Index:
+    """An index with its columns in one form."""
 
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.method: str = record.settings.get("method") or "btree"
+        self.items = [
+            IndexColumn(item.get("column"), item.get("expression"), item.get("order") or "asc", item.get("opclass"))
+            for item in record.settings.get("columns") or ()
+        ]
 
-def plain_columns(index: Record) -> list[tuple[str, str]] | None:
-    """Column and order of an index that has no expression, else None."""
-    out: list[tuple[str, str]] = []
-    for item in index_columns(index):
-        if item.column is None:
+    @property
+    def name(self) -> str:
+        return self.record.address.name
+
+    @property
+    def origin(self) -> Pointer:
+        return self.record.origin or ()
+
+    @cached_property
+    def plain(self) -> list[tuple[str, str]] | None:
+        """Column and order, where no column is an expression."""
+        if any(item.column is None for item in self.items):
             return None
-        out.append((item.column, item.order))
-    return out
+        return [(item.column or "", item.order) for item in self.items]
+
+    @property
+    def expressions(self) -> Iterator[tuple[Pointer, str]]:
+        """Expressions and predicate, with their places inside the index."""
+        for i, item in enumerate(self.items):
+            if item.expression:
+                yield ("columns", i, "expression"), item.expression
+        if self.record.settings.get("where"):
+            yield ("where",), self.record.settings["where"]
 
 
 def is_plain_name(text: str) -> bool:
@@ -125,8 +145,7 @@ def is_plain_name(text: str) -> bool:
     return len(tokens) == 1 and tokens[0].is_name
 
 
-def column_words(table: Table, text: str) -> list[str]:
+def column_words(table: Table, sql: Sql) -> list[str]:
     """The columns of the table that an expression names, in column order."""
-    tokens = tokenize(text)
-    known = words(tokens) | {t.text for t in tokens if t.kind == "quoted"}
-    return [c for c in table.columns if c in known]
+    named = {t.text for t in sql.tokens if t.is_name}
+    return [c for c in table.columns if c in named]

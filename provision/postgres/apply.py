@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 Hook = Callable[[str, str], None]
 
 _PLACEHOLDER = re.compile(r"('?)\{\{(\w+)\}\}\1")
-_LEAVES_DEBRIS = re.compile(
-    r"CREATE\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY|REINDEX\b.*\bCONCURRENTLY", re.IGNORECASE
-)
+_LEAVES_DEBRIS = re.compile(r"CREATE\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY|REINDEX\b.*\bCONCURRENTLY", re.IGNORECASE)
 #: Waiting for these lets reads and writes pass (PostgreSQL docs, 13.3.1), so they may take their time.
 _HARMLESS_LOCKS = (None, "ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE")
 _OUT_OF_LOCKS = "53200"
@@ -129,9 +127,7 @@ class Applier:
         texts = [self._fill(step.request) for step in batch]
         with self._rolling_back():
             self._notify(batch, "before_send")
-            self._send(
-                ["BEGIN", *self._preamble(), *(t.text for t in texts)], batch, texts, len(_PREAMBLE) + 1
-            )
+            self._send(["BEGIN", *self._preamble(), *(t.text for t in texts)], batch, texts, len(_PREAMBLE) + 1)
             self._notify(batch, "after_send")
             self._notify(batch, "before_record")
             if self._shares_session:
@@ -144,9 +140,7 @@ class Applier:
     def _preamble(self) -> list[str]:
         return [text.format(lock_timeout=self.limits.lock_timeout_ms) for text in _PREAMBLE]
 
-    def _send(
-        self, statements: Sequence[str], batch: Sequence[Step], texts: Sequence[Filled], skip: int
-    ) -> None:
+    def _send(self, statements: Sequence[str], batch: Sequence[Step], texts: Sequence[Filled], skip: int) -> None:
         reply = wire.send(self.connection, statements)
         if reply.refusal is None:
             return
@@ -182,9 +176,7 @@ class Applier:
             self.ledger.intend(step.made)
             self._retrying(lambda: self._alone(step), step)
             if step.done_if is not None and not self._holds(step.done_if):
-                raise StatementFailed(
-                    step.id, "00000", "the statement ended without its effect", "Run it again."
-                )
+                raise StatementFailed(step.id, "00000", "the statement ended without its effect", "Run it again.")
         self._notify([step], "before_record")
         self._record([step])
         self._notify([step], "done")
@@ -302,9 +294,7 @@ def batches(steps: Sequence[_Step], together: int) -> Iterator[Sequence[_Step]]:
     while start < len(steps):
         end = start + 1
         if steps[start].transactional and steps[start].fresh:
-            while (
-                end < len(steps) and end - start < together and steps[end].fresh and steps[end].transactional
-            ):
+            while end < len(steps) and end - start < together and steps[end].fresh and steps[end].transactional:
                 end += 1
         yield steps[start:end]
         start = end

@@ -97,7 +97,7 @@ def _forms(read: Plane, tools: Tools) -> dict[Address, Canonical]:
 def _compile(desired: Plane, scratch: Scratch, tools: Tools) -> tuple[Compiled, Facts]:
     """Build and read back. Gives the facts of the server that it was done on, too."""
     roles = _roles(desired)
-    with scratch(roles) as session:
+    with scratch(roles, _locks(desired)) as session:
         trial = Trial(session, desired, tools)
         try:
             trial.run(roles)
@@ -105,6 +105,12 @@ def _compile(desired: Plane, scratch: Scratch, tools: Tools) -> tuple[Compiled, 
         finally:
             wire.send(session.connection, ["ROLLBACK"])
     return Compiled(read, tuple(trial.problems), tuple(trial.skipped), session.place), session.facts
+
+
+def _locks(desired: Plane) -> int:
+    """About how many relations a transaction creates and locks: a table has a TOAST table and its index, too."""
+    tables = len(desired.of_kind("table", "partitions"))
+    return 3 * tables + len(desired.of_kind("index", "primary_key", "unique", "view"))
 
 
 def _roles(desired: Plane) -> list[str]:

@@ -144,9 +144,7 @@ def _number(found: Mapping[str, Any], key: str, default: int) -> int:
     try:
         return int(found.get(key) or default)
     except ValueError:
-        raise ConfigurationError(
-            f"the target's {key} is not one number", "Give one primary endpoint."
-        ) from None
+        raise ConfigurationError(f"the target's {key} is not one number", "Give one primary endpoint.") from None
 
 
 def _place(target: Mapping[str, Any], endpoint: str, resolve: Resolve) -> Mapping[str, Any]:
@@ -222,9 +220,7 @@ def connect(settings: Settings) -> Connection:
     if connection.pgconn.server_version < OLDEST:
         version = connection.info.parameter_status("server_version")
         connection.close()
-        raise ServerTooOld(
-            f"{settings.place} runs PostgreSQL {version}", "Holdfast needs PostgreSQL 15 or newer."
-        )
+        raise ServerTooOld(f"{settings.place} runs PostgreSQL {version}", "Holdfast needs PostgreSQL 15 or newer.")
     return connection
 
 
@@ -294,9 +290,7 @@ def _refused(settings: Settings, text: str) -> PostgresError:
     if "permission denied for database" in text:
         role = quote_ident(settings.user or "public")
         grant = f"GRANT CONNECT ON DATABASE {quote_ident(settings.database)} TO {role}"
-        return PermissionDenied(
-            f"{settings.place}: {reason}", object=f"database {settings.database}", grant=grant
-        )
+        return PermissionDenied(f"{settings.place}: {reason}", object=f"database {settings.database}", grant=grant)
     for pattern, error, message, remedy in _SAYINGS:
         if re.search(pattern, text):
             told = message.format(user=settings.user or "this user", reason=reason)

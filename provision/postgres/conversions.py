@@ -1,8 +1,9 @@
-"""What a change of a column's type costs, and whether it needs USING. Pure; the rules are ATColumnChangeRequiresRewrite's.
+"""What a change of a column's type costs, and whether it needs USING. Pure.
 
-PostgreSQL keeps the table as it is when the conversion is a mere relabelling: binary-coercible types, a length
-or precision that only grows, a domain without constraints, and timestamp to timestamptz or back while the
-session's time zone is UTC (ours always is). Everything else rewrites the table and builds all its indexes again.
+The rules are those of ATColumnChangeRequiresRewrite() in tablecmds.c: PostgreSQL keeps the table as it is when the
+conversion is a mere relabelling: binary-coercible types, a length or precision that only grows, a domain without
+constraints, and timestamp to timestamptz or back while the session's time zone is UTC (ours always is). Everything
+else rewrites the table and builds all its indexes again.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ class StatementFailed(PostgresError, OperationError):
     ``position`` counts characters of that statement from 1; None when the server gave none.
     """
 
-    def __init__(
-        self, step: str, sqlstate: str, message: str, help: str = "", position: int | None = None
-    ) -> None:
+    def __init__(self, step: str, sqlstate: str, message: str, help: str = "", position: int | None = None) -> None:
         where = f"{step}: " if step else ""
         super().__init__(f"{where}{message} (SQLSTATE {sqlstate})", help)
         self.step = step
@@ -175,6 +173,8 @@ def _name(name: str, address: str) -> str:
     if len(path) > 1 and name in path[1:] and name != path[0]:
         return f"{quote_ident(path[0])}.{quote_ident(name)}"
     return quote_ident(name)
+
+
 def quote(identifier: str) -> str:
     """Quote an identifier where it needs it."""
     if re.fullmatch(r"[a-z_][a-z0-9_]*", identifier):

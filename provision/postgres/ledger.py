@@ -13,7 +13,6 @@ from provision.plan.protocols import LockHeld
 from provision.postgres.catalog import Query, parse_copy
 from provision.postgres.errors import PermissionDenied, refusal_of, translate
 from provision.postgres.sql import quote_literal
-from provision.spec.change import Request, Sql
 from provision.spec.ident import KIND_WORDS
 
 if TYPE_CHECKING:
@@ -175,8 +174,7 @@ class PostgresLedger:
     def start_run(self, fingerprint: str) -> str:
         """Note that an apply begins; gives the id of the run."""
         rows = self._execute(
-            "INSERT INTO holdfast.runs (plane, env, status, fingerprint)"
-            " VALUES (%s, %s, 'running', %s) RETURNING id",
+            "INSERT INTO holdfast.runs (plane, env, status, fingerprint) VALUES (%s, %s, 'running', %s) RETURNING id",
             [self.plane, self.env, fingerprint],
         )
         return str(rows[0][0])
@@ -203,11 +201,6 @@ class PostgresLedger:
     def read(self) -> Mapping[str, Any] | None:
         """The stored contract, for planes without NATS."""
         return self.held().contract
-
-    def perform(self, request: Request) -> None:
-        """Do the plan's own request about the contract."""
-        assert isinstance(request, Sql)
-        self._execute(request.text)
 
     def write(self, content: Mapping[str, Any]) -> None:
         self._execute(
@@ -261,11 +254,7 @@ class HeldBy(LockHeld):
     def __init__(
         self, plane: str, pid: int | None = None, application: str = "", user: str = "", since: Any = None
     ) -> None:
-        who = (
-            f"{application or 'a session'} ({user}, pid {pid}), connected since {since:%F %T} UTC"
-            if pid
-            else ""
-        )
+        who = f"{application or 'a session'} ({user}, pid {pid}), connected since {since:%F %T} UTC" if pid else ""
         super().__init__(
             f"another apply holds the lock of {plane}{': ' if who else ''}{who}. Wait for it, or end it with:"
             f" SELECT pg_terminate_backend({pid or 'PID'})"

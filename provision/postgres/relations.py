@@ -200,13 +200,13 @@ def tables(catalog: Catalog) -> dict[str, Table]:
         if r[3] not in ("r", "p") or r[4] is not None or r[20] == "t":
             continue
         oid, schema, name, kind = r[0], r[1], r[2], r[3]
-        assert oid and schema and name and kind and r[5]
+        assert oid is not None and schema is not None and name is not None and kind is not None  # noqa: PT018
         home = schemas.get(schema)
         if home is None:
             home = schemas[schema] = catalog.schema_address(schema)
         found[oid] = Table(
-            oid, home.child("table", name, bare=True), kind, catalog.roles[r[5]], r[6], r[7], r[8] == "t", r[9] == "t",
-            str(r[10]), str(r[11]), r[16], r[17], r[18], r[19],
+            oid, home.child("table", name, bare=True), kind, catalog.roles[str(r[5])],
+            r[6], r[7], r[8] == "t", r[9] == "t", str(r[10]), str(r[11]), r[16], r[17], r[18], r[19],
         )  # fmt: skip
     return found
 
@@ -217,9 +217,8 @@ def partitions(catalog: Catalog) -> dict[str, list[Partition]]:
     found: dict[str, list[Partition]] = defaultdict(list)
     for r in catalog.rows("relations"):
         if r[4] is not None:
-            found[r[4]].append(
-                Partition(*map(str, r[:5]), str(r[14]), r[15] == "t", r[6], r[7])  # type: ignore[misc]
-            )
+            oid, schema, name, kind = str(r[0]), str(r[1]), str(r[2]), str(r[3])
+            found[r[4]].append(Partition(oid, schema, name, kind, r[4], str(r[14]), r[15] == "t", r[6], r[7]))
     return found
 
 
@@ -266,7 +265,7 @@ def names(catalog: Catalog) -> Names:
     """Look-ups by oid."""
     found = Names({}, {}, {}, defaultdict(lambda: ([], [])))
     for kind, oid, a, b, flag, extension in catalog.rows("names"):
-        assert oid and a and b
+        assert oid is not None and a is not None and b is not None  # noqa: PT018
         if kind == "opclass":
             bare = quote_ident(b) if a == "pg_catalog" else qualified(a, b)
             found.opclasses[oid] = None if flag == "true" else bare

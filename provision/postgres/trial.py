@@ -139,9 +139,7 @@ class Trial:
             raise self._error(refusal) from refusal
 
     def _error(self, refusal: Refusal) -> PostgresError:
-        found = translate(refusal, role=self.connection.info.user)
-        found.args = (f"{self.session.place}: {found}",)
-        return found
+        return translate(refusal, step=self.session.place, role=self.connection.info.user)
 
     def _drafts(self, records: Mapping[Address, Record], only: Address | None = None) -> list[Draft]:
         """The ordered statements that create the records, all or those of one object."""
@@ -171,6 +169,8 @@ class Trial:
         """Send inside a savepoint, which a refusal leads back to."""
         self._must(["SAVEPOINT attempt"])
         reply = wire.send(self.connection, [_text(d) for d in drafts])
+        if reply.refusal is not None and _is_no_fault_of_the_spec(reply.refusal.sqlstate):
+            raise self._error(reply.refusal) from reply.refusal
         self._must(["ROLLBACK TO attempt", "RELEASE attempt"] if reply.refusal else ["RELEASE attempt"])
         return reply.refusal
 
@@ -270,6 +270,11 @@ class Trial:
         found = NotCompiled(address, needs)
         if found not in self.skipped:
             self.skipped.append(found)
+
+
+def _is_no_fault_of_the_spec(sqlstate: str) -> bool:
+    """Insufficient resources, intervention, system and internal errors; not a missing file of an extension."""
+    return sqlstate[:2] in ("53", "57", "58", "XX") and sqlstate != "58P01"
 
 
 def _text(draft: Draft) -> str:

@@ -133,7 +133,9 @@ def _split(base: str, text: str) -> tuple[list[str], str | None]:
         else:
             break
     if position < len(head.rstrip()) or not parts:
-        raise FieldError(f"not a type: {text!r}", help="Write a PostgreSQL type such as text, varchar(50), agents.status.")
+        raise FieldError(
+            f"not a type: {text!r}", help="Write a PostgreSQL type such as text, varchar(50), agents.status."
+        )
     return parts, modifiers
 
 

@@ -9,18 +9,19 @@ from provision.postgres.types import ALIASES, BUILT_IN
 #: a warning too many is better than an unexpected rewrite.
 STEADY = frozenset(
     """
-    abs age array_fill array_length ceil char_length chr clock coalesce concat concat_ws convert_from convert_to cos
+    abs age array_fill array_length ceil char_length chr coalesce concat concat_ws convert_from convert_to cos
     current_setting current_date current_database date_bin date_part date_trunc decode encode exp extract floor
     format greatest hashtext host int4range int8range interval isfinite json_array json_build_array
-    json_build_object json_object jsonb_array jsonb_build_array jsonb_build_object jsonb_object jsonb_set jsonb_strip_nulls
-    daterange numrange tsrange tstzrange lcase least left length ln localtime localtimestamp log lower lpad ltrim
+    json_build_object json_object jsonb_array jsonb_build_array jsonb_build_object jsonb_object
+    jsonb_set jsonb_strip_nulls daterange numrange tsrange tstzrange least left length ln localtime localtimestamp log
+    lower lpad ltrim
     make_date make_interval make_time make_timestamp make_timestamptz md5 mod now nullif numeric octet_length overlay
     pi position power quote_ident quote_literal replace repeat reverse right round row row_to_json rpad rtrim sha256
     sign sqrt statement_timestamp string_to_array strpos substr substring text to_char to_date to_json to_jsonb
     to_number to_timestamp to_tsquery to_tsvector transaction_timestamp translate trim trunc timezone upper cast
     current_time current_timestamp array btrim initcap pg_catalog version
     """.split()
-) - {"clock", "lcase"}
+)
 _TYPE_WORDS = frozenset(word for name in (*BUILT_IN, *ALIASES) for word in name.split())
 
 

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from provision import registry
 from provision.reconcile.targets import Note
+from provision.reconcile.workspace import Workspace
 from provision.spec.diagnostic import Diagnostic, Mark
-from provision.spec.document import Document, environments
+from provision.spec.files import environments
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane
-
-
-class Workspace:
-    """The specs of one environment, read and checked. ``digest`` names their content and our own version."""
-
-    def __init__(self, document: Document, plane: Plane, diagnostics: Sequence[Diagnostic]) -> None:
-        self.document = document
-        self.plane = plane
-        self.diagnostics = tuple(diagnostics)
-
-    @cached_property
-    def digest(self) -> str:
-        from provision.spec.cache import code_stamps
-
-        listed = "\n".join(f"{name} {digest}" for name, digest in sorted(self.document.files.items()))
-        return hashlib.sha256(f"{code_stamps()} {self.document.env}\n{listed}".encode()).hexdigest()
-
-    @cached_property
-    def used(self) -> tuple[tuple[str, str], ...]:
-        """The targets that objects live on, as (system, name)."""
-        return tuple(dict.fromkeys(r.address[:2] for r in self.plane if r.address.system != "plane"))
-
-    @cached_property
-    def passwords(self) -> Mapping[str, Mapping[str, Any]]:
-        """For each Postgres target: the roles that have a password, with the reference to it."""
-        found: dict[str, dict[str, Any]] = {}
-        for record in self.plane:
-            reference = record.settings.get("password")
-            if record.address.system == "pg" and reference is not None:
-                found.setdefault(record.address.target, {})[record.address.name] = reference
-        return found
 
 
 class Checked(NamedTuple):
@@ -53,17 +20,6 @@ class Checked(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
     line: Callable[[Mark], str]
     checked: str
-
-
-def read(specs: Path, env: str | None, *, cache: Path) -> Workspace:
-    """Load, read and check one environment (None = the base alone). Never raises for bad specs."""
-    from provision.postgres.linking import link
-    from provision.spec.cache import read_specs
-
-    document, reading = read_specs(specs, env, registry.sections(), cache / "specs")
-    plane = Plane(link(reading.plane), name=reading.plane.name, env=reading.plane.env)
-    found = (*reading.diagnostics, *_rules(plane, document))
-    return Workspace(document, plane, found)
 
 
 def check(
@@ -75,7 +31,7 @@ def check(
     found: dict[Diagnostic, None] = {}
     documents = []
     for name in names:
-        workspace = read(specs, name, cache=cache)
+        workspace = Workspace(specs, name, cache)
         documents.append(workspace.document)
         found |= dict.fromkeys(workspace.diagnostics)
         if compiled and name is not None and not _has_errors(workspace.diagnostics):
@@ -90,22 +46,11 @@ def check(
     return Checked(tuple(kept), line, f"checked {shown}")
 
 
-def declared_facts(document: Document) -> dict[tuple[str, str], Facts]:
-    """What the targets of a document declare of themselves."""
-    return {key: target.facts for key, target in document.targets.items()}
-
-
-def _rules(plane: Plane, document: Document) -> Sequence[Diagnostic]:
-    from provision.checks import registry as rules
-
-    return rules.run(plane, document, declared_facts(document))
-
-
 def _compile(workspace: Workspace, cache: Path, note: Note) -> Iterator[Diagnostic]:
     """What a real server refuses, at the line that caused it."""
     from provision.reconcile.canonical import validate
 
-    document, facts = workspace.document, declared_facts(workspace.document)
+    document, facts = workspace.document, workspace.facts
     for system, target in workspace.used:
         if system != "pg":
             continue

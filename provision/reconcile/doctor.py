@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from provision import registry
-from provision.reconcile import checking
 from provision.reconcile.targets import Note, Targets
+from provision.reconcile.workspace import Workspace
 from provision.spec import secrets
 from provision.spec.errors import HoldfastError, InputError, UnreachableError
 from provision.spec.record import Facts
@@ -26,18 +26,17 @@ class Finding(NamedTuple):
 
 def examine(specs: Path, env: str, *, cache: Path, note: Note = lambda text: None) -> list[Finding]:
     """Look at every secret and every target of an environment. Changes nothing; never stops at the first fault."""
-    workspace = checking.read(specs, env, cache=cache)
-    errors = [d for d in workspace.diagnostics if d.severity == "error"]
-    if errors:
-        raise InputError(f"the specs hold {len(errors)} errors", f"See them: holdfast check --specs {specs} --env {env}")
-    targets = Targets(workspace.document.targets, specs.resolve().parent, env, note)
+    workspace = Workspace(specs, env, cache)
+    if workspace.errors:
+        raise InputError(f"the specs hold {len(workspace.errors)} errors", f"See them: holdfast check --specs {specs} --env {env}")
+    targets = Targets(workspace.targets, specs.resolve().parent, env, note)
     try:
         return [*_secrets(workspace, targets), *_postgres(workspace, targets), *_nats(workspace, targets)]
     finally:
         targets.close()
 
 
-def _secrets(workspace: checking.Workspace, targets: Targets) -> Iterator[Finding]:
+def _secrets(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
     for roles in workspace.passwords.values():
         for role, reference in roles.items():
             name = secrets.describe(reference)
@@ -47,7 +46,7 @@ def _secrets(workspace: checking.Workspace, targets: Targets) -> Iterator[Findin
                 yield Finding(f"secret {name}", f"not set; role {role} needs it", False, "Set it and run again.")
 
 
-def _postgres(workspace: checking.Workspace, targets: Targets) -> Iterator[Finding]:
+def _postgres(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
     from provision.postgres.observe import missing_privileges, observe
 
     for name in [n for s, n in workspace.used if s == "pg"]:
@@ -67,7 +66,7 @@ def _postgres(workspace: checking.Workspace, targets: Targets) -> Iterator[Findi
                 yield Finding(subject, f"extension {extension} is not installed there", False, "Install its package.")
 
 
-def _nats(workspace: checking.Workspace, targets: Targets) -> Iterator[Finding]:
+def _nats(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
     from provision.nats.observe import facts as look
 
     kinds = registry.kinds()

@@ -7,20 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from provision import registry
-from provision.plan import consents, contract
-from provision.plan.assemble import assemble
-from provision.plan.fingerprint import fingerprint
-from provision.plan.plan import Plan, Step
-from provision.reconcile import canonical, checking, gates, memory
-from provision.reconcile.applying import Executor, Hook, Outcome, count
+from provision.reconcile.memory import Memory
 from provision.reconcile.targets import Note, Targets, reachable
+from provision.reconcile.workspace import Workspace
 from provision.reconcile.world import World, observe
-from provision.spec.change import Hazard
 from provision.spec.errors import ConsentError, InputError, OperationError, StalePlanError
-from provision.spec.record import Plane
+
+if TYPE_CHECKING:
+    from provision.plan.plan import Plan, Step
+    from provision.reconcile.applying import Executor, Hook, Outcome
+    from provision.spec.record import Plane
 
 Progress = Callable[[str], None]
 
@@ -31,12 +29,12 @@ def open_plane(specs: Path, env: str, *, cache: Path, note: Note = lambda text: 
 
     Raises InputError when the specs hold an error: run check to see where.
     """
-    workspace = checking.read(specs, env, cache=cache)
-    errors = [d for d in workspace.diagnostics if d.severity == "error"]
+    workspace = Workspace(specs, env, cache)
+    errors = workspace.errors
     if errors:
         raise InputError(f"the specs hold {len(errors)} errors, the first at {errors[0].mark}: {errors[0].message}",
                          f"See them all: holdfast check --specs {specs} --env {env}")  # fmt: skip
-    targets = Targets(workspace.document.targets, specs.resolve().parent, env, note)
+    targets = Targets(workspace.targets, specs.resolve().parent, env, note)
     try:
         yield OpenPlane(workspace, targets, cache, note)
     finally:
@@ -46,35 +44,48 @@ def open_plane(specs: Path, env: str, *, cache: Path, note: Note = lambda text: 
 class OpenPlane:
     """One plane in one environment. Every method is one command's work."""
 
-    def __init__(self, workspace: checking.Workspace, targets: Targets, cache: Path, note: Note) -> None:
+    def __init__(self, workspace: Workspace, targets: Targets, cache: Path, note: Note) -> None:
         self.workspace = workspace
         self.targets = targets
         self.cache = cache
         self.note = note
-        self.name = workspace.document.plane
-        self.env = workspace.document.env or ""
+        self.name = workspace.name
+        self.env = workspace.env
 
     def observe(self) -> World:
         """Look at every server that the plane uses. Raises UnreachableError and its kin."""
-        return observe(self.targets, self.name, self.env, self.workspace.used, self.workspace.passwords)
+        known = self.workspace
+        return observe(self.targets, self.name, self.env, known.used, known.passwords, known.queries)
 
     def plan(self, *, clock: datetime, only: Iterable[str] = ()) -> Plan:
-        """Make the plan from live to desired. Nothing is changed anywhere."""
+        """Make the plan from live to desired. Nothing is changed anywhere.
+
+        Heavy stages are loaded when the answer is not known already.
+        """
         world = self.observe()
-        gates.refuse(self.workspace.plane, world, self.workspace.document.targets)
-        remembered = memory.Memory(self.cache, self.workspace.digest, world.digest, clock)
-        known = None if tuple(only) else remembered.recall()
+        wanted = tuple(only)
+        remembered = Memory(self.cache, self.workspace.digest, world.digest, clock)
+        known = None if wanted else remembered.recall()
         if known is not None:
             return known
+        from provision import registry
+        from provision.plan.assemble import assemble
+        from provision.reconcile import canonical, gates
+
+        gates.refuse(self.workspace.plane, world, self.workspace.targets)
         desired = self.desired(world)
         spelled = canonical.spelled(self.workspace.plane, desired)
-        plan = assemble(desired, world.seen, registry.kinds(), clock, only, spelled)
-        if plan.is_empty and not tuple(only):
+        plan = assemble(desired, world.seen, registry.kinds(), clock, wanted, spelled)
+        if plan.is_empty and not wanted:
             remembered.keep(plan)
         return self._counted(plan)
 
     def destruction(self, *, clock: datetime) -> Plan:
         """The plan that removes everything this plane owns. What was adopted needs a consent of its own."""
+        from provision import registry
+        from provision.plan.assemble import assemble
+        from provision.spec.record import Plane
+
         world = self.observe()
         plan = assemble(Plane([], name=self.name, env=self.env), world.seen, registry.kinds(), clock)
         adopted = {a for a, origin in world.owned.items() if origin == "adopted"}
@@ -82,10 +93,15 @@ class OpenPlane:
 
     def desired(self, world: World) -> Plane:
         """The desired plane in canonical form: expressions as the target's server prints them, the contract built."""
+        from provision import registry
+        from provision.plan import contract
+        from provision.reconcile import canonical
+        from provision.spec.record import Plane
+
         plane = canonical.canonicalise(self.workspace.plane, world, self.targets, self.cache, self.note)
         kinds = registry.kinds()
         whole = contract.completed(plane, kinds, world.facts)
-        promise = contract.record(whole, reachable(self.workspace.document.targets), kinds)
+        promise = contract.record(whole, reachable(self.workspace.targets), kinds)
         declared = {r.address: r for r in whole if kinds[r.address.kind].nature != "live"}
         records = (declared.get(r.address, r) for r in plane)
         return Plane([*records, promise], name=self.name, env=self.env)
@@ -98,6 +114,9 @@ class OpenPlane:
 
         What was done before a failure stays done; another apply finishes the rest.
         """
+        from provision.plan import consents
+        from provision.reconcile.applying import Executor, Outcome
+
         lacking = consents.missing(plan, allowed)
         if lacking:
             raise ConsentError(lacking)
@@ -165,6 +184,8 @@ class OpenPlane:
             self.note("the run could not be marked as failed: the ledger does not answer")
 
     def _refuse_stale(self, plan: Plan) -> None:
+        from provision.plan.fingerprint import fingerprint
+
         live = self.observe().live
         if fingerprint(plan.touched, live) != plan.fingerprint:
             raise StalePlanError("the live plane has changed since this plan was made; nothing was done",
@@ -177,6 +198,8 @@ class OpenPlane:
         return replace(plan, steps=tuple(self._count(s) for s in plan.steps))
 
     def _count(self, step: Step) -> Step:
+        from provision.reconcile.applying import count
+
         hazards = tuple(
             replace(h, count=count(self.targets, step, h.probe)) if h.probe is not None else h for h in step.hazards
         )
@@ -214,6 +237,8 @@ def _guarded(step: Step, adopted: Collection[str]) -> Step:
     mine = [a for a in step.gone if a in adopted]
     if not mine:
         return step
+    from provision.spec.change import Hazard
+
     note = Hazard("delete", f"{step.object} was adopted, not created, by this plane")
     return replace(step, hazards=(*step.hazards, note))
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provision.embedded import environment
 from provision.spec import secrets
 from provision.spec.errors import UnreachableError
 from provision.spec.target import Target
@@ -44,10 +43,16 @@ class Targets:
 
     @cached_property
     def _generated(self) -> Mapping[str, str]:
+        if not (self.root / ".holdfast" / self.env).exists():
+            return {}
+        from provision.embedded import environment
+
         return environment.load_secrets(self.root, self.env)
 
     @cached_property
     def _running(self) -> Running | None:
+        from provision.embedded import environment
+
         return environment.status(self.root, self.env)
 
     def resolve(self, reference: Mapping[str, str]) -> str:

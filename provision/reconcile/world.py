@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from provision import registry
-from provision.plan import contract
-from provision.plan.assemble import Seen
 from provision.reconcile.targets import Targets
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record
 
 if TYPE_CHECKING:
+    from provision.plan.assemble import Seen
+    from provision.postgres.catalog import Query
     from provision.nats.observe import Observation
     from provision.postgres.observe import Snapshot
 
@@ -68,6 +67,8 @@ class World:
     @property
     def seen(self) -> Seen:
         """What the pure core works on. Declared kinds live in the contract, so the plane owns them as they are."""
+        from provision.plan.assemble import Seen
+
         unmodelled = tuple(u for o in self.observations.values() for u in o.unmodelled)
         return Seen(self.live, self.owned.keys(), self.facts, unmodelled)
 
@@ -80,6 +81,9 @@ class World:
         return found
 
     def _records(self) -> Iterator[Record]:
+        from provision import registry
+        from provision.plan import contract
+
         for snapshot in self.snapshots.values():
             catalog = snapshot.catalog
             for module in registry.postgres_modules():
@@ -91,47 +95,56 @@ class World:
 
 
 def observe(
-    targets: Targets, plane: str, env: str, used: Sequence[tuple[str, str]], passwords: Mapping[str, Any]
-) -> World:
+    targets: Targets, plane: str, env: str, used: Sequence[tuple[str, str]],
+    passwords: Mapping[str, Mapping[str, Any]], queries: Sequence[Query] | None = None,
+) -> World:  # fmt: skip
     """Look at every used target, databases and NATS accounts side by side.
 
-    ``passwords`` maps a Postgres target to {role: secret reference}. Raises the typed error of the first
-    server that cannot be read.
+    ``passwords`` maps a Postgres target to {role: secret reference}, ``queries`` are those of all kinds where
+    the caller knows them already.
+    Raises the typed error of the first server that cannot be read.
     """
-    from provision.postgres import ledger as postgres_ledger
-
     postgres = [name for name in targets.names("pg") if ("pg", name) in used]
     nats = [name for name in targets.names("nats") if ("nats", name) in used]
+
+    def look(name: str) -> Snapshot:
+        held = _ledger_queries(plane, env) if name == postgres[0] else ()
+        return _observe_postgres(targets, name, passwords.get(name, {}), queries or _all_queries(), held)
+
     with ThreadPoolExecutor(max_workers=max(1, len(nats))) as pool:
         pending = {name: pool.submit(_observe_nats, targets, name, plane, env) for name in nats}
-        snapshots = {
-            name: _observe_postgres(targets, name, plane, env, passwords.get(name, {}), is_first=name == postgres[0])
-            for name in postgres
-        }
+        snapshots = {name: look(name) for name in postgres}
         answers = {name: future.result() for name, future in pending.items()}
     observations = {name: observation for name, (observation, _, _) in answers.items()}
     stored = next((content for _, content, _ in answers.values() if content is not None), None)
     if postgres:
-        held = postgres_ledger.decode(snapshots[postgres[0]].ledger)
+        from provision.postgres.ledger import decode
+
+        held = decode(snapshots[postgres[0]].ledger)
         return World(plane, env, snapshots, observations, held.owned, stored if nats else held.contract)
     owned = next((owned for _, _, owned in answers.values()), {})
     return World(plane, env, snapshots, observations, owned, stored)
 
 
-def _observe_postgres(
-    targets: Targets, name: str, plane: str, env: str, passwords: Mapping[str, Any], *, is_first: bool
-) -> Snapshot:
+def _all_queries() -> Sequence[Query]:
+    from provision import registry
+
+    return registry.postgres_queries()
+
+
+def _ledger_queries(plane: str, env: str) -> Sequence[Query]:
     from provision.postgres import ledger
+
+    return ledger.queries(plane, env)
+
+
+def _observe_postgres(
+    targets: Targets, name: str, passwords: Mapping[str, Any], queries: Sequence[Query], held: Sequence[Query]
+) -> Snapshot:
     from provision.postgres.observe import Observer
-    from provision.postgres.passwords import verify
 
     known = {role: targets.resolve(ref) for role, ref in passwords.items() if targets.is_set(ref)}
-    return Observer(targets.postgres(name), name).read(
-        registry.postgres_queries(),
-        ledger=ledger.queries(plane, env) if is_first else (),
-        passwords=known,
-        verify=verify,
-    )
+    return Observer(targets.postgres(name), name).read(queries, ledger=held, passwords=known)
 
 
 def _observe_nats(

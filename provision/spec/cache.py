@@ -17,9 +17,8 @@ import stat
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from provision.spec.layers import parse_file
 from provision.spec.reading import Reading, read
 from provision.spec.record import Plane, Record
 from provision.spec.source import Source
+from provision.spec.stamps import code_stamps
 from provision.spec.target import Target
 
 #: Changes with the layout of what is stored.
@@ -82,23 +82,6 @@ def _key(inputs: Inputs, sections: Sequence[Section]) -> bytes:
     for file in (*inputs.specs, *([inputs.environment] if inputs.environment else [])):
         digest.update(f"{file.name}\0{file.digest}\0".encode())
     return digest.digest()
-
-
-@cache
-def code_stamps() -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of every module: what Python itself trusts for its compiled files."""
-    root = Path(__file__).parent.parent
-    return tuple(sorted(_stamps(root, len(str(root)) + 1)))
-
-
-def _stamps(folder: Path, strip: int) -> Iterator[tuple[str, int, int]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _stamps(Path(entry.path), strip)
-            elif entry.name.endswith((".py", ".json", ".sql")):
-                status = entry.stat()
-                yield entry.path[strip:], status.st_size, status.st_mtime_ns
 
 
 def _module_stamp(module: str) -> tuple[str, int, int]:

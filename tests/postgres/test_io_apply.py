@@ -69,9 +69,7 @@ def test_fresh_steps_share_a_transaction_and_others_stand_alone() -> None:
 @pytest.mark.req("B2.4")
 def test_a_plan_is_done_and_recorded_in_order(session: Connection, ledger: PostgresLedger) -> None:
     seen: list[tuple[str, str]] = []
-    Applier(session, ledger, no_secret, hook=lambda *event: seen.append(event), adopted=["pg:main/app"]).run(
-        plan()
-    )
+    Applier(session, ledger, no_secret, hook=lambda *event: seen.append(event), adopted=["pg:main/app"]).run(plan())
     assert objects(session) == WHOLE
     assert ledger.held().intended == frozenset()
     assert ledger.owned() == {s.object: "created" for s in plan()} | {"pg:main/app": "adopted"}
@@ -80,9 +78,7 @@ def test_a_plan_is_done_and_recorded_in_order(session: Connection, ledger: Postg
     assert len(seen) == len(set(seen))
 
 
-def test_a_gone_object_leaves_the_ledger_with_its_statement(
-    session: Connection, ledger: PostgresLedger
-) -> None:
+def test_a_gone_object_leaves_the_ledger_with_its_statement(session: Connection, ledger: PostgresLedger) -> None:
     applier = Applier(session, ledger, no_secret)
     applier.run(plan()[:2])
     applier.run([step("app/jobs", "DROP TABLE app.jobs", gone=("pg:main/app/jobs",))])
@@ -96,9 +92,7 @@ def test_a_refused_statement_names_its_step_and_leaves_nothing(
     sql = "CREATE TABLE app.bad (id bigint, x int DEFAULT nosuch())"
     bad = step("app/bad", sql, fresh=fresh)
     with pytest.raises(StatementFailed) as caught:
-        Applier(session, ledger, no_secret).run(
-            [*plan()[:2], bad, step("app/c", "CREATE TABLE app.c ()", fresh=True)]
-        )
+        Applier(session, ledger, no_secret).run([*plan()[:2], bad, step("app/c", "CREATE TABLE app.c ()", fresh=True)])
     assert caught.value.step == "pg:main/app/bad#create"
     assert caught.value.sqlstate == "42883"
     assert caught.value.position == sql.index("nosuch") + 1
@@ -174,9 +168,7 @@ def test_a_deadlock_victim_tries_again(
         other.execute("SET deadlock_timeout = '10s'")
         other.execute("BEGIN")
         other.execute("LOCK TABLE app.logs")
-        rival = threading.Thread(
-            target=lambda: (other.execute("LOCK TABLE app.jobs"), other.execute("COMMIT"))
-        )
+        rival = threading.Thread(target=lambda: (other.execute("LOCK TABLE app.jobs"), other.execute("COMMIT")))
         threading.Timer(0.3, rival.start).start()
         events: list[str] = []
         book = PostgresLedger(mine, "agents", "dev")
@@ -199,9 +191,7 @@ def test_more_locks_than_the_server_has_are_taken_in_smaller_transactions(
     assert [e for e in events if e[1] == "done"] == [(s.id, "done") for s in steps]
 
 
-def test_a_step_outside_of_transactions_is_skipped_when_it_is_done(
-    session: Connection, ledger: PostgresLedger
-) -> None:
+def test_a_step_outside_of_transactions_is_skipped_when_it_is_done(session: Connection, ledger: PostgresLedger) -> None:
     Applier(session, ledger, no_secret).run(plan()[:3])
     session.execute("CREATE INDEX notes ON app.jobs (note)")
     sent: list[str] = []
@@ -210,9 +200,7 @@ def test_a_step_outside_of_transactions_is_skipped_when_it_is_done(
     assert ledger.owned()["pg:main/app/jobs/index/notes"] == "created"
 
 
-def test_a_failed_concurrent_build_leaves_no_invalid_index(
-    session: Connection, ledger: PostgresLedger
-) -> None:
+def test_a_failed_concurrent_build_leaves_no_invalid_index(session: Connection, ledger: PostgresLedger) -> None:
     Applier(session, ledger, no_secret).run(plan()[:3])
     session.execute("INSERT INTO app.jobs VALUES (1, 'same'), (2, 'same')")
     unique = step(
@@ -264,9 +252,7 @@ def test_an_error_never_quotes_a_secret(session: Connection, ledger: PostgresLed
     assert "SCRAM" not in everything
 
 
-def test_ctrl_c_cancels_rolls_back_and_a_second_run_finishes(
-    session: Connection, ledger: PostgresLedger
-) -> None:
+def test_ctrl_c_cancels_rolls_back_and_a_second_run_finishes(session: Connection, ledger: PostgresLedger) -> None:
     Applier(session, ledger, no_secret).run(plan()[:2])
     slow = step("app/slow", "CREATE TABLE app.slow AS SELECT 1 AS one FROM pg_sleep(20)")
 

@@ -19,6 +19,7 @@ import pytest
 from provision import registry
 from provision.postgres import connect, scratch
 from provision.postgres.compile import Compiled, CompileProblem, Tools, canonicalise, validate
+from provision.postgres.errors import StatementFailed
 from provision.postgres.linking import link
 from provision.postgres.memo import Canonical, Memo
 from provision.postgres.observe import Snapshot, observe
@@ -100,7 +101,7 @@ def _write(record: Record, texts: Mapping[str, Any]) -> Record:
     return record._replace(settings=record.settings | dict(texts), refs=roles, rigid=())
 
 
-def refuse(roles: Collection[str]) -> AbstractContextManager[Session]:
+def refuse(roles: Collection[str], locks: int) -> AbstractContextManager[Session]:
     raise AssertionError("a scratch database was asked for")
 
 
@@ -111,9 +112,9 @@ class Counting:
         self.inner = inner
         self.times = 0
 
-    def __call__(self, roles: Collection[str]) -> AbstractContextManager[Session]:
+    def __call__(self, roles: Collection[str], locks: int) -> AbstractContextManager[Session]:
         self.times += 1
-        return self.inner(roles)
+        return self.inner(roles, locks)
 
 
 def by_field(result: Compiled) -> dict[tuple[str, str | None], CompileProblem]:
@@ -128,8 +129,8 @@ def test_written_expressions_become_what_observing_gives(
     for address, record in live.records.items():
         if address.kind == "partitions":
             continue
-        got = found.plane[address]
-        assert got.settings == record.settings
+        got, names = found.plane[address], tools.expressions(record)
+        assert {n: got.settings[n] for n in names} == {n: record.settings[n] for n in names}
         assert set(got.refs) == set(record.refs)
         assert set(got.rigid) == set(record.rigid)
 
@@ -268,8 +269,8 @@ def test_a_scratch_database_goes_after_use_failure_and_ctrl_c(databases: Scratch
     with pytest.raises(ZeroDivisionError), databases():
         raise ZeroDivisionError
     assert scratch_names(session) == []
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt), databases() as found:
-        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         found.connection.execute("SELECT pg_sleep(20)")
     assert scratch_names(session) == []
 
@@ -396,3 +397,36 @@ def test_a_memo_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     memo.put(entries(0, 3))
     assert memo.get(entries(0, 3)) == entries(0, 3)
     assert Memo(blocked / "cache").get(entries(0, 3)) == {}
+
+
+def test_a_lock_table_that_is_too_small_sends_us_to_an_embedded_server(
+    seen: Snapshot, pg_database: dict[str, Any]
+) -> None:
+    @contextmanager
+    def embedded(major: int) -> Iterator[connect.Settings]:
+        yield settings(pg_database)
+
+    small = seen.facts._replace(options={**seen.facts.options, "max_locks_per_transaction": 64, "max_connections": 10})
+    databases = ScratchDatabases(settings(pg_database), small, embedded)
+    with databases((), 100) as found:
+        assert found.place.startswith("scratch database on")
+    with databases((), 600) as found:
+        assert found.place == "embedded PostgreSQL 18"
+
+
+def test_a_full_disk_is_no_error_of_the_spec(live: Plane, databases: ScratchDatabases, tools: Tools) -> None:
+    """An immutable function without arguments is evaluated while the index is made."""
+    address = Address.root("pg", "main", "schema", "app", bare=True).child("function", "full()")
+    options = {
+        "arguments": [],
+        "returns": "integer",
+        "language": "plpgsql",
+        "body": "BEGIN RAISE EXCEPTION 'could not extend file: No space left' USING ERRCODE = '53100'; END",
+    }
+    model = next(r for r in live if r.address.kind == "function")
+    full = model._replace(address=address, settings=model.settings | options)
+    desired = Plane([full, *written(live, {f"{PEOPLE}/index/fine": {"where": "app.full() > age"}})])
+    with pytest.raises(StatementFailed, match="No space left") as caught:
+        validate(desired, Memo(None), databases, tools, product="1")
+    assert caught.value.sqlstate == "53100"
+    assert "disk space" in caught.value.help

@@ -82,7 +82,7 @@ def test_a_declared_schema_is_created_as_declared_and_then_nothing_is_left(world
     assert world.one("SELECT agents.label('idle')") == "is idle"
     assert world.one("SELECT total FROM agents.totals") == 12
     live = world.live()
-    free = ("owner", "checks", "arguments", "sql_body", "query", "columns", "shape", "default")
+    free = ("owner", "checks", "conditions", "arguments", "sql_body", "query", "columns", "shape", "default")
     for record in desired(BASE):
         found = live[record.address].settings
         assert {k: v for k, v in record.settings.items() if k not in free} == {
@@ -155,6 +155,16 @@ def test_a_domain_takes_a_collation_of_its_own(world: World) -> None:
     base = changed(BASE, f"{S}.domains.word", {"type": "varchar(20)"})
     world.apply(base)
     world.there_and_back(base, f"{S}.domains.word.collation", "C")
+
+
+def test_a_new_check_of_a_domain_leaves_the_others_alone(world: World) -> None:
+    base = changed(BASE, f"{S}.domains.word", {"type": "varchar(9)", "checks": {"known": "VALUE IN ('a', 'b')"}})
+    world.apply(base)
+    plan = world.apply(changed(base, f"{S}.domains.word.checks.full", "VALUE <> ''"))
+    assert texts(plan) == [
+        "ALTER DOMAIN agents.word ADD CONSTRAINT \"full\" CHECK (VALUE <> '') NOT VALID",
+        'ALTER DOMAIN agents.word VALIDATE CONSTRAINT "full"',
+    ]
 
 
 def test_a_check_left_unvalidated_is_found_and_only_validated(world: World) -> None:

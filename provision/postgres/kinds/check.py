@@ -20,6 +20,7 @@ from provision.postgres.kinds.steps import (
     retitled_sql,
     table_of,
 )
+from provision.postgres.printed import settled
 from provision.postgres.relations import QUERIES as RELATION_QUERIES
 from provision.postgres.relations import column_names, numbers, tables, used_by
 from provision.spec import fields
@@ -71,7 +72,7 @@ class CheckKind(PlainKind):
             if row[3] != "c" or table is None:
                 continue
             settings = {
-                "expression": row[18],
+                "expression": settled(row[18]),
                 "no_inherit": row[13] == "t",
                 "enforced": row[7] == "t",
                 "validated": row[6] == "t" or row[7] != "t",

@@ -65,7 +65,7 @@ def collation(text: str) -> str:
     """A collation of pg_catalog by its bare name (``C``, ``en_US.utf8``), any other as ``"schema"."name"``."""
     if '"' not in text and not _BARE_COLLATION.match(text):
         return text
-    parts = [p.strip('"') for p in re.findall(r'"[^"]+"|[^".]+', text)]
+    parts: list[str] = [p.strip('"') for p in re.findall(r'"[^"]+"|[^".]+', text)]
     if len(parts) > 2:
         raise FieldError(f"not a collation: {text!r}", help='Write "schema"."name", or the name alone.')
     if len(parts) == 1 or parts[0] == "pg_catalog":
@@ -96,9 +96,7 @@ FIELDS = FieldTable(
     ),
     Field(
         "compression",
-        fields.any_of(
-            fields.enum("pglz", "lz4", "default"), parse=lambda value: None if value == "default" else value
-        ),
+        fields.any_of(fields.enum("pglz", "lz4", "default"), parse=lambda value: None if value == "default" else value),
         "How large values are compressed.",
     ),
     Field("statistics", fields.integer(0, 10000), "Detail of the statistics that ANALYZE collects."),
@@ -154,7 +152,7 @@ class ColumnKind(PlainKind):
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         found, named, collations = tables(catalog), column_names(catalog), names(catalog).collations
         for row in catalog.rows("columns"):
-            (relation, number, name, type_name, not_null, unproven, expression, default, identity, generated,
+            (relation, _, name, type_name, not_null, unproven, expression, default, identity, generated,
              sort, storage, compression, statistics, options, comment, sequence, reads, _) = row  # fmt: skip
             table = found.get(relation or "")
             if table is None or type_name is None or name is None:

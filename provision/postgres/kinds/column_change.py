@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from provision.postgres import conversions, sql, types
+from provision.postgres import sql, types
+from provision.postgres.kinds.column_type import collation_sql, is_constrained, retype
 from provision.postgres.kinds.steps import (
     SHARE_UPDATE_EXCLUSIVE,
     alter,
@@ -32,11 +33,6 @@ _SET_EXPRESSION_SINCE = 17
 _STORAGE_IN_DEFINITION_SINCE = 16
 _SEQUENCE = {"start": "START WITH", "increment": "INCREMENT BY", "min": "MINVALUE", "max": "MAXVALUE", "cache": "CACHE"}
 _LATER = ("statistics", "options", "comment")
-
-
-def collation_sql(collation: str) -> str:
-    """A canonical collation as SQL takes it."""
-    return collation if collation.startswith('"') else sql.qualified("pg_catalog", collation)
 
 
 def identity_sql(identity: Settings) -> str:
@@ -144,7 +140,7 @@ def add(after: Record, context: Context) -> Iterator[Draft]:
     name = sql.quote_ident(address.name)
     major = context.facts(address).version[0]
     volatile = s["default"] is not None and is_volatile(s["default"])
-    deferred = volatile and s["nullable"] and not _constrained(s["type"], address, context)
+    deferred = volatile and s["nullable"] and not is_constrained(s["type"], address, context)
     yield alter(
         address,
         "",
@@ -182,28 +178,10 @@ def _adding(after: Record, context: Context, *, volatile: bool) -> Iterator[Haza
         yield rewrite("every row gets a number")
     elif volatile:
         yield rewrite("the default may differ from row to row, so it is written into each")
-    elif _constrained(s["type"], after.address, context):
+    elif is_constrained(s["type"], after.address, context):
         yield rewrite(f"the constraints of domain {s['type']} are checked for every row")
     elif not s["nullable"] and s["default"] is None:
         yield blocking("scans the table, and is refused as soon as it has a row: the column has no default")
-
-
-def _constrained(type_name: str, address: Address, context: Context) -> bool:
-    """Whether the type is a domain with constraints, its own or of a domain below it."""
-    parsed = types.parse(type_name)
-    if parsed.schema is None or parsed.is_array:
-        return False
-    domain = _domain(parsed, address, context)
-    if domain is None:
-        return False
-    limits = domain.settings["checks"] or not domain.settings["nullable"]
-    return bool(limits) or _constrained(domain.settings["type"], address, context)
-
-
-def _domain(parsed: types.TypeName, address: Address, context: Context) -> Record | None:
-    schema = Address.root("pg", address.target, "schema", parsed.schema or "", bare=True)
-    found = schema.child("domain", parsed.name)
-    return context.desired.get(found) or context.live.get(found)
 
 
 def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
@@ -213,7 +191,7 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
         yield _clause(address, "identity", "DROP IDENTITY", f"{address.name} takes no more numbers from its sequence")
     retyped = (old["type"], old["collation"]) != (new["type"], new["collation"])
     if retyped:
-        yield _retype(before, after, context)
+        yield retype(before, after, context)
     if old["generated"] != new["generated"]:
         yield _regenerate(before, after)
     if old["default"] is not None and new["default"] is None and new["generated"] is None:
@@ -298,7 +276,7 @@ def _reset_identity(old: Settings, new: Settings) -> str:
 
 
 def _nullable(address: Address, old: Any, new: bool) -> Iterator[Draft]:
-    """NOT NULL is first proven by a CHECK that is validated without stopping anybody (docs, ALTER TABLE, SET NOT NULL)."""
+    """NOT NULL is first proven by a CHECK that is validated without stopping anybody."""
     column = sql.quote_ident(address.name)
     if new:
         yield _clause(address, "not_null", "DROP NOT NULL", f"{address.name} may be NULL")
@@ -346,7 +324,8 @@ def _prove_not_null(address: Address) -> Draft:
     table = sql.quote_literal(sql.table_name(address))
     column = sql.quote_literal(address.name)
     body = (
-        "DO $do$\nBEGIN\n  EXECUTE (SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', k.conrelid::regclass, k.conname)\n"
+        "DO $do$\nBEGIN\n  EXECUTE (\n"
+        "  SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', k.conrelid::regclass, k.conname)\n"
         "    FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND k.conkey = ARRAY[a.attnum]\n"
         f"   WHERE k.conrelid = {table}::regclass AND k.contype = 'n' AND a.attname = {column});\nEND\n$do$"
     )
@@ -359,80 +338,6 @@ def _prove_not_null(address: Address) -> Draft:
         makes=(address,),
         lock=SHARE_UPDATE_EXCLUSIVE,
     )
-
-
-def _retype(before: Record, after: Record, context: Context) -> Draft:
-    """ALTER COLUMN TYPE; a default that cannot follow by itself is taken off and put back in the same statement."""
-    address, old, new = after.address, before.settings, after.settings
-    from_type, to_type = types.parse(old["type"]), types.parse(new["type"])
-    plain = _unwrapped(from_type, address, context), _unwrapped(to_type, address, context)
-    column = f"ALTER COLUMN {sql.quote_ident(address.name)} "
-    clause = f"{column}TYPE {new['type']}"
-    if new["collation"] is not None:
-        clause += f" COLLATE {collation_sql(new['collation'])}"
-    using = conversions.needs_using(*plain)
-    if using:
-        clause += f" USING {sql.quote_ident(address.name)}::{new['type']}"
-    if old["default"] is not None and (using or old["default"] != new["default"]):
-        clause = f"{column}DROP DEFAULT, {clause}"
-        if new["default"] is not None:
-            clause += f", {column}SET DEFAULT {new['default']}"
-    unchanged = _retype_hazards(old, new, plain, to_type, address, context)
-    return alter(
-        address,
-        "type",
-        clause,
-        f"type of {address.name}: {old['type']} to {new['type']}",
-        makes=(address,),
-        needs=extensions(context),
-        hazards=tuple(unchanged),
-    )
-
-
-def _retype_hazards(
-    old: Settings,
-    new: Settings,
-    plain: tuple[types.TypeName, types.TypeName],
-    to_type: types.TypeName,
-    address: Address,
-    context: Context,
-) -> Iterator[Hazard]:
-    constrained = old["type"] != new["type"] and _constrained(str(to_type), address, context)
-    if constrained or conversions.rewrites(*plain):
-        yield rewrite(f"{old['type']} to {new['type']} writes every row and builds every index again")
-    elif old["collation"] != new["collation"]:
-        yield blocking("indexes on the column are built again for the new sort order")
-    if _cuts(*plain):
-        detail = f"the explicit cast to {new['type']} may drop or cut what does not fit"
-        yield values_lost(address, detail)
-
-
-def _cuts(old: types.TypeName, new: types.TypeName) -> bool:
-    """Whether the conversion silently loses part of a value instead of refusing it."""
-    if old.schema is not None or new.schema is not None or old[:2] == new[:2] == (None, "text"):
-        return False
-    pairs = {
-        ("timestamp with time zone", "date"),
-        ("timestamp without time zone", "date"),
-        ("timestamp with time zone", "time without time zone"),
-        ("timestamp without time zone", "time without time zone"),
-        ("timestamp with time zone", "time with time zone"),
-        ("double precision", "real"),
-        ("numeric", "real"),
-        ("numeric", "double precision"),
-    }
-    whole = {"smallint", "integer", "bigint"}
-    fractional = {"numeric", "real", "double precision"}
-    rounds = old.name in fractional and new.name in whole
-    scale = old.name == new.name == "numeric" and new.modifiers is not None and conversions.rewrites(old, new)
-    finer = old.name == new.name and " time zone" in new.name and conversions.rewrites(old, new)
-    return (old.name, new.name) in pairs or rounds or scale or finer
-
-
-def _unwrapped(parsed: types.TypeName, address: Address, context: Context) -> types.TypeName:
-    """The base type below domains."""
-    domain = _domain(parsed, address, context) if parsed.schema is not None and not parsed.is_array else None
-    return parsed if domain is None else _unwrapped(types.parse(domain.settings["type"]), address, context)
 
 
 def _regenerate(before: Record, after: Record) -> Draft:
@@ -507,4 +412,3 @@ def _retype_around(before: Record, after: Record, context: Context) -> Iterator[
     )
     settings = {**old, **{k: new[k] for k in ("type", "default", "collation")}}
     yield from _update(before._replace(settings=settings), after, context)
-

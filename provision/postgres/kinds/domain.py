@@ -60,7 +60,8 @@ class DomainKind(PlainKind):
     system = "pg"
     fields = FIELDS
     left_to_server = frozenset({"owner"})
-    expressions: tuple[str, ...] = ("default", "checks")
+    #: ``conditions`` are the checks in the server's words, by which they are compared; steps use the spec's.
+    expressions: tuple[str, ...] = ("default", "conditions")
     takes_children = True
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
@@ -76,13 +77,20 @@ class DomainKind(PlainKind):
                 "nullable": not_null == "f",
                 "default": default,
                 "collation": _collation(collation),
-                "checks": {n: text if valid else text + _NOT_VALID for n, text, valid in json.loads(checks or "[]")},
+                "checks": {n: text for n, text, _ in json.loads(checks or "[]")},
                 "owner": role,
                 "comment": comment,
+                "conditions": {
+                    n: text if valid else text + _NOT_VALID for n, text, valid in json.loads(checks or "[]")
+                },
             }
             parent = catalog.schema_address(str(schema))
             refs = edges.edges(depends, also=role_refs(catalog.target, role)).refs
             yield Record(parent.child("domain", str(name)), settings, parent, refs)
+
+    def compiles(self, record: Record) -> bool:
+        """Whether the record holds text that only a server brings to its normal form."""
+        return record.settings["default"] is not None or bool(record.settings["checks"])
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         return "alter" if change.action != "create" and _is_swap(change) else "none"
@@ -90,10 +98,18 @@ class DomainKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
+        """Compare checks by the server's words, or by the spec's where the live domain bears just these."""
+        if desired is None or live is None:
+            return desired, live
+        said, found = desired.settings["checks"], live.settings["conditions"]
+        known = desired.settings.get("conditions") or said
+        conditions = {n: said[n] if found.get(n) == said[n] else known[n] for n in said}
+        desired = desired._replace(settings=desired.settings | {"conditions": conditions})
+        live = live._replace(settings=live.settings | {"checks": said})
         return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
-        return retitle_texts(retitle_owner(record, old, new), old, new, "type", "default", "checks")
+        return retitle_texts(retitle_owner(record, old, new), old, new, "type", "default", "conditions")
 
     def lower(self, change: Change, context: Context) -> Lowered:
         address, after, before = change.address, change.after, change.before
@@ -177,11 +193,12 @@ def _alter(change: Change, before: Record, after: Record, context: Context) -> I
         yield _scan(change.address, "not null", "SET NOT NULL", "DROP NOT NULL", used)
     elif new["nullable"] and not old["nullable"]:
         yield _step(change.address, "not null", "DROP NOT NULL", "SET NOT NULL")
-    yield from _alter_checks(change.address, old["checks"], new["checks"], used)
+    yield from _alter_checks(change.address, old["conditions"], new, used)
 
 
-def _alter_checks(address: Address, old: Mapping[str, str], new: Mapping[str, str], used: bool) -> Iterator[Draft]:
+def _alter_checks(address: Address, old: Mapping[str, str], settings: Settings, used: bool) -> Iterator[Draft]:
     """Checks come in without looking at rows, and are then validated, which is a step of its own."""
+    new: Mapping[str, str] = settings["conditions"]
     for name, text in old.items():
         if new.get(name) not in (text, text.removesuffix(_NOT_VALID)):
             quoted = sql.quote_ident(name)
@@ -193,7 +210,7 @@ def _alter_checks(address: Address, old: Mapping[str, str], new: Mapping[str, st
         if found == text:
             continue
         if found != text + _NOT_VALID:
-            add = f"ADD CONSTRAINT {quoted} CHECK ({text}) NOT VALID"
+            add = f"ADD CONSTRAINT {quoted} CHECK ({settings['checks'][name]}) NOT VALID"
             yield _step(address, f"add {name}", add, f"DROP CONSTRAINT {quoted}")
         yield _scan(address, f"validate {name}", f"VALIDATE CONSTRAINT {quoted}", None, used)
 

@@ -23,7 +23,7 @@ from provision.postgres.kinds.steps import (
 from provision.postgres.references import split_name
 from provision.spec.change import Change, Context, Draft, Sql
 from provision.spec.ident import Address
-from provision.spec.record import Record, Settings
+from provision.spec.record import Record
 
 #: From 18 on, a foreign key of a partitioned table can be added NOT VALID.
 _PARTITIONED_NOT_VALID_SINCE = 18

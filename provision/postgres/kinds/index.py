@@ -10,11 +10,12 @@ from provision.postgres import sql
 from provision.postgres.catalog import Catalog, Row
 from provision.postgres.kinds import index_build
 from provision.postgres.kinds.column import COLLATION
-from provision.postgres.kinds.column_change import collation_sql
+from provision.postgres.kinds.column_type import collation_sql
 from provision.postgres.kinds.index_change import IN_PLACE, IN_PLACE_STORAGE, lower
 from provision.postgres.kinds.key_constraint import STORAGE
 from provision.postgres.kinds.ownership import parse
 from provision.postgres.kinds.steps import retitled, retitled_sql
+from provision.postgres.printed import settled
 from provision.postgres.relations import QUERIES as RELATION_QUERIES
 from provision.postgres.relations import (
     Table,
@@ -171,7 +172,7 @@ def _decode_one(catalog: Catalog, table: Table, row: Row) -> Record:
         "unique": row[4] == "t",
         "nulls_not_distinct": row[5] == "t",
         "include": [columns[n] for n in keys[count:]],
-        "where": row[15],
+        "where": settled(row[15]),
         "storage": dict(sorted(options_of(row[16]).items())),
         "tablespace": row[17],
         "statistics": {n: a[0] for n, a in attributes.items() if a[0] is not None and a[0] >= 0},
@@ -198,7 +199,7 @@ def _live_items(catalog: Catalog, table: Table, row: Row, attributes: Mapping[st
         parameters = attributes.get(str(i + 1))
         items.append(
             {
-                **({"column": columns[key]} if key != "0" else {"expression": definitions[i]}),
+                **({"column": columns[key]} if key != "0" else {"expression": settled(definitions[i])}),
                 "order": "desc" if flags & 1 else "asc",
                 "nulls": "first" if flags & 2 else "last",
                 "opclass": known.opclasses.get(classes[i]),

@@ -109,9 +109,7 @@ def fits(settings: Mapping[str, Any], spec: Spec) -> bool:
     return bool(settings["valid"]) and spec_of(settings) == spec
 
 
-def _build(
-    address: Address, spec: Spec, name: str, table: str, schema: str, *, key: str, **points: Any
-) -> Draft:
+def _build(address: Address, spec: Spec, name: str, table: str, schema: str, *, key: str, **points: Any) -> Draft:
     return Draft(
         object=address,
         action="create",
@@ -245,7 +243,9 @@ def cluster(address: Address, *, clustered: bool) -> Draft:
     """Mark the index by which CLUSTER sorts the table; rows are not moved."""
     words = f"CLUSTER ON {sql.quote_ident(address.name)}", "SET WITHOUT CLUSTER"
     do, undo = words if clustered else words[::-1]
-    return alter(address, "clustered", do, f"CLUSTER order of the table: {do.lower()}", undo=undo, lock=SHARE_UPDATE_EXCLUSIVE)
+    return alter(
+        address, "clustered", do, f"CLUSTER order of the table: {do.lower()}", undo=undo, lock=SHARE_UPDATE_EXCLUSIVE
+    )
 
 
 __all__ = ["Spec", "concurrently", "leaf_by_leaf", "on_parent", "option_value"]

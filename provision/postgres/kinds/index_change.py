@@ -148,7 +148,9 @@ def _rest(after: Record, *, fresh: bool) -> Iterator[Draft]:
 
 
 def _attributes(address: Address, old: Settings, new: Settings) -> Iterator[Draft]:
-    numbers = [n for n in {**old["statistics"], **new["statistics"]} if old["statistics"].get(n) != new["statistics"].get(n)]
+    numbers = [
+        n for n in {**old["statistics"], **new["statistics"]} if old["statistics"].get(n) != new["statistics"].get(n)
+    ]
     for number in numbers:
         words = [
             f"ALTER INDEX {_name(address)} ALTER COLUMN {number} SET STATISTICS {s['statistics'].get(number, -1)}"

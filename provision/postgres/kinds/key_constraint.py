@@ -32,8 +32,12 @@ from provision.spec.kind import PlainKind
 from provision.spec.record import Facts, Record, Settings
 
 COLUMNS = fields.list_of(fields.STRING, min_items=1)
-DEFERRABLE = Field("deferrable", fields.BOOL, "Whether the check can wait for the end of the transaction.", default=False)
-INITIALLY_DEFERRED = Field("initially_deferred", fields.BOOL, "Whether the check waits unless told otherwise.", default=False)
+DEFERRABLE = Field(
+    "deferrable", fields.BOOL, "Whether the check can wait for the end of the transaction.", default=False
+)
+INITIALLY_DEFERRED = Field(
+    "initially_deferred", fields.BOOL, "Whether the check waits unless told otherwise.", default=False
+)
 STORAGE = Type(
     fields.map_of(Type({"type": ["number", "boolean", "string"]})).schema,
     lambda value: dict(sorted((k, index_build.option_value(v)) for k, v in value.items() if v is not None)),
@@ -43,7 +47,9 @@ FIELDS = (
     Field("include", fields.list_of(fields.STRING), "Further columns kept in the index only.", default=[]),
     DEFERRABLE,
     INITIALLY_DEFERRED,
-    Field("without_overlaps", fields.BOOL, "The last column is a range that must not overlap.", default=False, since=(18,)),
+    Field(
+        "without_overlaps", fields.BOOL, "The last column is a range that must not overlap.", default=False, since=(18,)
+    ),
     Field("storage", STORAGE, "Storage parameters of the index, e.g. fillfactor.", default={}),
     Field("tablespace", fields.STRING, "Where the index is kept; without it, the database's tablespace."),
     Field("clustered", fields.BOOL, "CLUSTER without an index name sorts the table by this one.", default=False),
@@ -89,7 +95,7 @@ class KeyKind(PlainKind):
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         in_place = set(change.fields) <= _IN_PLACE | {"missing"}
-        return "none" if in_place or change.action == "rename" and not change.fields else "replace"
+        return "none" if in_place or (change.action == "rename" and not change.fields) else "replace"
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         if old.kind != "column":
@@ -285,4 +291,3 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
     if old["clustered"] != new["clustered"]:
         yield index_build.cluster(address, clustered=new["clustered"])
     yield from comments(after, old)
-

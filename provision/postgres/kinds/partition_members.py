@@ -53,9 +53,7 @@ def covered(table: str, settings: Settings, live: Members | None, clock: datetim
 def _missing_hash(table: str, settings: Settings, live: Members) -> Members:
     modulus = settings["modulus"]
     bounds = set(live.values())
-    every = {
-        sql.bounded(table, str(r)): f"FOR VALUES WITH (modulus {modulus}, remainder {r})" for r in range(modulus)
-    }
+    every = {sql.bounded(table, str(r)): f"FOR VALUES WITH (modulus {modulus}, remainder {r})" for r in range(modulus)}
     return {name: text for name, text in every.items() if text not in bounds}
 
 
@@ -98,13 +96,11 @@ def _missing_integers(table: str, settings: Settings, live: Members) -> Members:
     """Which number is current only the data shows: a new set is made, an existing one is left to maintenance."""
     if live:
         return {}
-    size = Every.parse(settings["every"]).count
+    size = Every.parse(settings["every"]).number
     start = settings["start"] if isinstance(settings["start"], int) else 0
     more = ", MINVALUE" * (len(settings["key"]) - 1)
     lows = [start + size * i for i in range(settings["premake"] + 1)]
-    return {
-        sql.bounded(table, str(low)): f"FOR VALUES FROM ({low}{more}) TO ({low + size}{more})" for low in lows
-    }
+    return {sql.bounded(table, str(low)): f"FOR VALUES FROM ({low}{more}) TO ({low + size}{more})" for low in lows}
 
 
 def _missing_times(table: str, settings: Settings, live: Members | None, clock: datetime) -> Members:

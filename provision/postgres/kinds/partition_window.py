@@ -22,7 +22,7 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 class Every(NamedTuple):
     """A calendar interval: ``Every(1, "day")``; the unit is hour, day, week, month, year or integer."""
 
-    count: int
+    number: int
     unit: str
 
     @classmethod
@@ -33,17 +33,17 @@ class Every(NamedTuple):
     def floor(self, moment: datetime) -> datetime:
         """The start of the interval that a moment lies in. Intervals are counted from fixed points in UTC."""
         if self.unit in _MONTHS:
-            size = self.count * _MONTHS[self.unit]
+            size = self.number * _MONTHS[self.unit]
             return _month((moment.year * 12 + moment.month - 1) // size * size)
         origin = _MONDAY if self.unit == "week" else _EPOCH
-        step = _STEPS[self.unit] * self.count
+        step = _STEPS[self.unit] * self.number
         return origin + (moment - origin) // step * step
 
     def shift(self, moment: datetime, times: int) -> datetime:
         """A moment so many intervals later; a day that a month lacks becomes its last."""
         if self.unit not in _MONTHS:
-            return moment + _STEPS[self.unit] * (self.count * times)
-        first = _month(moment.year * 12 + moment.month - 1 + self.count * times * _MONTHS[self.unit])
+            return moment + _STEPS[self.unit] * (self.number * times)
+        first = _month(moment.year * 12 + moment.month - 1 + self.number * times * _MONTHS[self.unit])
         day = min(moment.day, (_month(first.year * 12 + first.month) - first).days)
         return moment.replace(year=first.year, month=first.month, day=day)
 
@@ -150,4 +150,4 @@ def parse_start(value: Any) -> datetime | None:
     """The moment that a spec's ``start`` names."""
     if value is None or isinstance(value, int):
         return None
-    return datetime.fromisoformat(value.replace("z", "+00:00").replace("Z", "+00:00")).astimezone(UTC)
+    return datetime.fromisoformat(value.upper()).astimezone(UTC)

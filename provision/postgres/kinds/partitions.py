@@ -1,4 +1,4 @@
-"""Partition sets: declared as a policy, their partitions observed as members. Maintenance may add and retire members."""
+"""Partition sets: declared as a policy; their partitions are members, which maintenance adds and retires."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ FIELDS = FieldTable(
     ),
 )
 SCHEMA = {"anyOf": [FIELDS.schema(), {"type": "null"}]}
+_EXAMPLES = {"hash": "8", "list": "{small: [a, b]}", "range": "1 day"}
 _NEEDS = {"hash": "modulus", "list": "values", "range": "every"}
 #: Said by the spec alone; members show what came of it.
 _POLICY = frozenset({"values", "every", "premake", "min_ahead", "retain", "on_expiry", "start", "key_type"})
@@ -86,7 +87,7 @@ def read(
         return None
     needed = _NEEDS[settings["by"]]
     if settings[needed] is None and not (settings["by"] == "list" and settings["default"]):
-        help = f"Add {needed}, e.g. {dict(hash='8', list='{small: [a, b]}', range='1 day')[settings['by']]}."
+        help = f"Add {needed}, e.g. {_EXAMPLES[settings['by']]}."
         reader.fail(pointer, FieldError(f"partitions by {settings['by']} need {needed}", help=help))
         return None
     if settings["min_ahead"] is None:
@@ -156,9 +157,7 @@ class PartitionsKind(PlainKind):
 def _decode_one(catalog: Catalog, table: Table, split: Settings) -> Record:
     parts = live_partitions(catalog).get(table.oid, [])
     key_type = split["types"][split["key"][0]]
-    members = {
-        member_key(table.address, p.schema, p.name): normal_bound(p.bound, key_type) for p in parts
-    }
+    members = {member_key(table.address, p.schema, p.name): normal_bound(p.bound, key_type) for p in parts}
     default = next((name for name, bound in members.items() if bound == "DEFAULT"), False)
     listed = split["by"] == "list"
     settings: Settings = {

@@ -23,6 +23,7 @@ from provision.postgres.kinds.ownership import (
 )
 from provision.postgres.kinds.steps import is_fresh
 from provision.postgres.kinds.type_swap import in_one_statement
+from provision.postgres.printed import settled
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Lowered, Sql
 from provision.spec.fields import Field, FieldError, FieldTable
@@ -85,8 +86,8 @@ class PolicyKind(PlainKind):
             settings = {
                 "for": _COMMANDS[str(command)],
                 "to": to,
-                "using": using,
-                "with_check": with_check,
+                "using": settled(using),
+                "with_check": settled(with_check),
                 "permissive": permissive == "t",
                 "comment": comment,
             }

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provision.postgres.kinds.key_constraint import COLUMNS
+from provision.postgres.kinds.key_constraint import COLUMNS, KeyKind, completed
 from provision.postgres.kinds.key_constraint import FIELDS as KEY_FIELDS
-from provision.postgres.kinds.key_constraint import KeyKind, completed
 from provision.postgres.kinds.ownership import parse
 from provision.postgres.relations import QUERIES as RELATION_QUERIES
 from provision.postgres.sql import bounded

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from provision.postgres import sql
 from provision.spec.change import Change, Context, Draft, Hazard, Sql
 from provision.spec.ident import Address
-from provision.spec.record import Plane, Record, Settings
+from provision.spec.record import Plane, Settings
 
 #: Names of table locks (PostgreSQL docs, 13.3.1) as they stand in plans.
 ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"

@@ -117,9 +117,7 @@ def _named(schema: Mapping[str, Any]) -> Json:
     return {"type": "object", "additionalProperties": schema, "propertyNames": {"minLength": 1, "maxLength": 63}}
 
 
-def read_tables(
-    schema_address: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader
-) -> Iterator[Record]:
+def read_tables(schema_address: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:
     """Give the records of all tables under ``schemas.X.tables``, each table before its parts."""
     for name, body in node.items():
         yield from _read_table(schema_address.child("table", name, bare=True), body, (*pointer, name), reader)
@@ -131,9 +129,7 @@ def _read_table(address: Address, node: Mapping[str, Any], pointer: Pointer, rea
         return
     key = primary_key.read(address, node, pointer, reader)
     keys = frozenset(key.settings["columns"]) if key is not None else frozenset()
-    columns = list(
-        column.read_columns(address, node.get("columns") or {}, keys, (*pointer, "columns"), reader)
-    )
+    columns = list(column.read_columns(address, node.get("columns") or {}, keys, (*pointer, "columns"), reader))
     split = partitions.read(address, node.get("partitions"), columns, (*pointer, "partitions"), reader)
     settings["partitioned"] = wanted_key(split, columns)
     settings["deviating"] = {}

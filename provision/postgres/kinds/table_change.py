@@ -213,7 +213,8 @@ def _storage(address: Address, old: Settings, new: Settings, context: Context) -
 def _leaf_storage(address: Address, old: Settings, context: Context) -> Iterator[tuple[str, Settings]]:
     deviating = {member_name(address, k): v for k, v in old["deviating"].items()}
     for leaf in leaf_names(context, address):
-        yield leaf, deviating.get(leaf, old["storage"] or {})
+        usual: Settings = old["storage"] or {}
+        yield leaf, deviating.get(leaf, usual)
 
 
 def _set_and_reset(old: Settings, new: Settings) -> str:
@@ -246,9 +247,7 @@ def _identity_sql(wanted: str | Settings) -> str:
     return f"USING INDEX {sql.quote_ident(wanted['index'])}"
 
 
-def _row_security(
-    address: Address, old: Settings | None, new: Settings, context: Context
-) -> Iterator[Draft]:
+def _row_security(address: Address, old: Settings | None, new: Settings, context: Context) -> Iterator[Draft]:
     """Row-level security goes on when its policies are there: without any, it hides every row."""
     old = old or {"enabled": False, "force": False}
     policies = tuple(r.address for r in context.desired.children(address, "policy"))
@@ -259,4 +258,3 @@ def _row_security(
         words = [f"{'ENABLE' if s['enabled'] else 'DISABLE'} ROW LEVEL SECURITY" for s in (new, old)]
         needs = policies if new["enabled"] else ()
         yield alter(address, "row_security", words[0], words[0].lower(), undo=words[1], needs=needs)
-

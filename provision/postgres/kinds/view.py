@@ -119,6 +119,9 @@ class ViewKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
+        """The names of the columns are part of ``shape``; how the spec gives them is no difference."""
+        if desired is not None and live is not None:
+            live = live._replace(settings=live.settings | {"columns": desired.settings["columns"]})
         return keep_live(desired, live, *self.left_to_server), live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:

@@ -1,0 +1,179 @@
+"""Every option that nats-server shows of a stream or consumer, drifted from outside: named, mended, gone.
+
+The list of options is the server's: what it returns of fully set objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from provision.embedded import nats
+from tests.live.drift_bed import Bed, Json, Raw, raw
+from tests.live.nats_drift import (
+    BUCKET_WORDS,
+    CONSUMER,
+    STORE_WORDS,
+    STREAM,
+    Excluded,
+    Row,
+    drift_consumer,
+    drift_stream,
+    flatten,
+    without_servers_own,
+)
+
+S = 10**9
+#: Streams that together set everything; some options exclude each other.
+FULL_STREAMS: tuple[Json, ...] = (
+    {
+        "description": "d", "subjects": ["full.>"], "retention": "limits", "max_consumers": 5, "max_msgs": 10,
+        "max_bytes": 10**6, "max_age": 10**12, "max_msgs_per_subject": 3, "max_msg_size": 1000, "discard": "new",
+        "discard_new_per_subject": True, "storage": "file", "num_replicas": 1, "no_ack": True,
+        "duplicate_window": S, "placement": {"cluster": "c", "tags": ["t"]},
+        "sources": [
+            {"name": "O", "opt_start_seq": 3, "filter_subject": "a.>", "external": {"api": "$JS.x.API", "deliver": "d"}},
+            {"name": "P", "opt_start_time": "2026-01-01T00:00:00Z", "subject_transforms": [{"src": "a.>", "dest": "b.>"}]},
+            {"name": "Q", "consumer": {"name": "cc", "deliver_subject": "ds"}},
+        ],
+        "compression": "s2", "first_seq": 7, "subject_transform": {"src": "full.>", "dest": "fuller.>"},
+        "republish": {"src": "fuller.>", "dest": "copy.>", "headers_only": True}, "allow_direct": True,
+        "deny_delete": True, "deny_purge": True, "consumer_limits": {"inactive_threshold": S, "max_ack_pending": 4},
+        "allow_msg_ttl": True, "metadata": {"team": "b", "holdfast_plane": "p"}, "allow_atomic": True,
+        "allow_batched": True,
+    },
+    {"mirror": {"name": "O", "opt_start_seq": 3, "external": {"api": "$JS.x.API", "deliver": "d"},
+                "subject_transforms": [{"src": "a.>", "dest": "b.>"}]}, "mirror_direct": True},
+    {"mirror": {"name": "O", "opt_start_time": "2026-01-01T00:00:00Z", "filter_subject": "a.>"}},
+    {"mirror": {"name": "O", "consumer": {"name": "cc", "deliver_subject": "ds"}}},
+    {"subjects": ["counted.>"], "allow_msg_counter": True, "allow_direct": True},
+    {"subjects": ["scheduled.>"], "allow_msg_schedules": True, "subject_delete_marker_ttl": S},
+    {"subjects": ["quick.>"], "persist_mode": "async"},
+)  # fmt: skip
+FULL_CONSUMERS: tuple[Json, ...] = (
+    {
+        "description": "d", "deliver_policy": "by_start_sequence", "opt_start_seq": 3, "ack_policy": "explicit",
+        "max_deliver": 4, "backoff": [S, 2 * S], "filter_subjects": ["c.a", "c.b"], "replay_policy": "original",
+        "sample_freq": "50", "max_waiting": 5, "max_ack_pending": 6, "headers_only": True, "max_batch": 5,
+        "max_expires": S, "max_bytes": 1000, "inactive_threshold": 10**12, "num_replicas": 1, "mem_storage": True,
+        "metadata": {"team": "b", "holdfast_plane": "p"}, "pause_until": "2090-01-01T00:00:00Z",
+        "priority_groups": ["g"], "priority_policy": "pinned_client", "priority_timeout": 10 * S,
+    },
+    {
+        "deliver_policy": "by_start_time", "opt_start_time": "2026-01-01T00:00:00Z", "ack_policy": "explicit",
+        "ack_wait": S, "filter_subject": "c.x", "rate_limit_bps": 8000, "deliver_subject": "push",
+        "deliver_group": "g", "idle_heartbeat": S, "flow_control": True,
+    },
+)  # fmt: skip
+#: Drifted on a cluster: test_cluster.py.
+CLUSTERED = frozenset({"num_replicas"})
+ORIGIN = {"ORIGIN": {"subjects": ["origin.>"]}}
+
+
+@pytest.fixture(scope="module")
+def server(server_root: Path) -> Iterator[nats.Server]:
+    """A server of our own: others empty theirs between tests."""
+    with nats.Server(server_root / "nats-drift", config={"jetstream": {"sync_interval": "1m"}}) as found:
+        yield found
+
+
+@pytest.fixture
+def link(server: nats.Server) -> Iterator[Raw]:
+    with raw(server.url) as found:
+        for name in found.do("STREAM.NAMES", {})["streams"] or ():
+            found.do(f"STREAM.DELETE.{name}")
+        yield found
+
+
+@pytest.fixture
+def bed(tmp_path: Path, server: nats.Server, link: Raw) -> Bed:
+    return Bed(tmp_path, {"nats": {"main": {"kind": "external", "urls": [server.url]}}})
+
+
+def shown_streams(link: Raw, prefix: str = "") -> set[str]:
+    keys: set[str] = set()
+    for body in FULL_STREAMS:
+        name = f"{prefix}{uuid4().hex[:8]}"
+        config = link.do(f"STREAM.CREATE.{name}", {"name": name, **body})["config"]
+        keys |= {key for key, _ in flatten(config)}
+        link.do(f"STREAM.DELETE.{name}")
+    return keys
+
+
+@pytest.mark.parametrize("prefix", ["", "KV_", "OBJ_"])
+def test_every_key_of_a_stream_has_a_row(link: Raw, prefix: str) -> None:
+    assert shown_streams(link, prefix) == set(STREAM)
+
+
+def test_every_key_of_a_consumer_has_a_row(link: Raw) -> None:
+    link.do("STREAM.CREATE.C", {"name": "C", "subjects": ["c.>"]})
+    keys: set[str] = set()
+    for number, body in enumerate(FULL_CONSUMERS):
+        name = f"c{number}"
+        request = {"stream_name": "C", "config": {"name": name, "durable_name": name, **body}, "action": "create"}
+        subject = ".".join(["CONSUMER.CREATE.C", name, *([body["filter_subject"]] if "filter_subject" in body else [])])
+        keys |= {key for key, _ in flatten(link.do(subject, request)["config"])}
+    assert keys == set(CONSUMER)
+
+
+def word(key: str, row: Row) -> str:
+    return row.option or re.split(r"[.\[]", key)[0]
+
+
+def object_name(key: str) -> str:
+    return re.sub(r"\W+", "_", key)
+
+
+def check_cycle(
+    bed: Bed, link: Raw, rows: Mapping[str, Row], address: Callable[[str], str], real: Callable[[str], tuple[str, ...]],
+    told: Callable[[str], str],
+) -> None:  # fmt: skip
+    """Apply what is declared, drift every row, and see each one named alone, mended and gone."""
+    bed.mend()
+    before = {key: link.config(*real(key)) for key in rows}
+    for key, row in rows.items():
+        names = real(key)
+        (drift_consumer if len(names) == 2 else drift_stream)(link, *names, key, row)  # type: ignore[operator]
+    named = bed.named()
+    unnamed = {key: named.get(address(key)) for key in rows if not _tells(named.get(address(key)), told(key))}
+    assert unnamed == {}
+    bed.mend()
+    after = {key: link.config(*real(key)) for key in rows}
+    unmended = {
+        key: (before[key], after[key])
+        for key in rows
+        if without_servers_own(before[key]) != without_servers_own(after[key])
+    }
+    assert unmended == {}
+
+
+def _tells(fields: Json | None, option: str) -> bool:
+    """Whether the difference names the option; an inner one is named inside ``stream``."""
+    outer, _, inner = option.partition(".")
+    if fields is None or outer not in fields:
+        return False
+    sides = fields[outer]
+    return not inner or any(inner in (side or {}) for side in sides.values())
+
+
+STREAM_ROWS = {k: r for k, r in STREAM.items() if isinstance(r, Row) and k not in CLUSTERED}
+CONSUMER_ROWS = {k: r for k, r in CONSUMER.items() if isinstance(r, Row)}
+
+
+@pytest.mark.req("B2.2")
+def test_every_option_of_a_stream_is_named_and_mended(bed: Bed, link: Raw) -> None:
+    streams: Json = dict(ORIGIN)
+    for key, row in STREAM_ROWS.items():
+        name = f"S_{object_name(key)}"
+        body = row.body if "mirror" in row.body else {"subjects": [f"{name}.>"], **row.body}
+        streams[name] = body
+    bed.declare({"streams": streams})
+    check_cycle(
+        bed, link, STREAM_ROWS, lambda key: f"nats:main/stream/S_{object_name(key)}",
+        lambda key: (f"S_{object_name(key)}",), lambda key: word(key, STREAM_ROWS[key]),
+    )  # fmt: skip
