@@ -140,11 +140,13 @@ def primary_key_without_source(scene: Scene) -> Iterator[Finding]:
         if key is None or name is None or column is None:
             continue
         settings = column.settings
-        filled = settings.get("default") or settings.get("identity") or settings.get("generated")
+        filled = settings["default"] or settings["identity"] or settings["generated"]
+        if filled:
+            continue
         refers = any(name in (k.settings.get("columns") or ()) for k in table.of("foreign_key"))
         domain_default = any(d.settings.get("default") for d in scene.domains(table.target, settings["type"]))
         made_up = scene.base_type(table.target, settings["type"]).name in _MADE_UP
-        if made_up and not filled and not refers and not domain_default:
+        if made_up and not refers and not domain_default:
             yield Finding(
                 column.origin or (),
                 f"primary key {name} of {table.qualified} has no default, so an insert must always bring it",
@@ -240,15 +242,13 @@ def column_filled_twice(scene: Scene) -> Iterator[Finding]:
               orders:
                 columns: {id: {type: bigint, nullable: false, identity: always}}
     """
-    for table, name, column in scene.columns:
+    for column in scene.made_columns:
         settings = column.settings
-        if settings["default"] is None and (settings["identity"] is None or settings["generated"] is None):
-            continue
         sources = [s for s in ("default", "identity", "generated") if settings[s] is not None]
         if len(sources) > 1:
             yield Finding(
                 (*(column.origin or ()), sources[-1]),
-                f"column {table.qualified}.{name} has both {' and '.join(sources)}",
+                f"column {scene.name(column)} has both {' and '.join(sources)}",
                 "Keep one of them.",
             )
 
@@ -280,14 +280,14 @@ def identity_type(scene: Scene) -> Iterator[Finding]:
               orders:
                 columns: {id: {type: bigint, nullable: false, identity: always}}
     """
-    for (_, declared), columns in scene.columns_by_type.items():
-        for table, name, column in columns if declared not in _IDENTITY else ():
-            if column.settings["identity"] is not None:
-                yield Finding(
-                    (*(column.origin or ()), "identity"),
-                    f"column {table.qualified}.{name} is an identity of type {declared}",
-                    "Use smallint, integer or bigint, or a default instead of an identity.",
-                )
+    for column in scene.made_columns:
+        declared = column.settings["type"]
+        if column.settings["identity"] is not None and declared not in _IDENTITY:
+            yield Finding(
+                (*(column.origin or ()), "identity"),
+                f"column {scene.name(column)} is an identity of type {declared}",
+                "Use smallint, integer or bigint, or a default instead of an identity.",
+            )
 
 
 @rule("HF0343", "default-not-in-enum", "default of")

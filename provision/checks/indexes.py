@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provision.checks.scene import Scene
-    from provision.checks.sqltext import Tokens
     from provision.checks.tables import Index, IndexColumn, Table
     from provision.spec.record import Pointer, Record
 
@@ -55,7 +54,7 @@ def index_on_missing_column(scene: Scene) -> Iterator[Finding]:
     """
     for table, index in scene.indexes:
         included = index.record.settings["include"]
-        if index.plain is not None and all(c in table.columns for c, _ in index.plain) and not included:
+        if index.plain is not None and not included and all(c in table.columns for c, _ in index.plain):
             continue
         named = [(("columns", i), name) for i, item in enumerate(index.items) if (name := _plain(item))]
         named += [(("include", i), name) for i, name in enumerate(included)]
@@ -108,7 +107,7 @@ def redundant_index(scene: Scene) -> Iterator[Finding]:
         covering += [(i.record, c) for i, c in sorted(plain, key=lambda p: bool(p[0].record.settings["include"]))]
         for index, columns in plain:
             for other, theirs in covering:
-                if other is not index.record and _repeats(index.record, columns, other, theirs):
+                if theirs[0] == columns[0] and other is not index.record and _repeats(index.record, columns, other, theirs):
                     yield Finding(
                         index.origin,
                         f"index {index.name} ({', '.join(c for c, _ in columns)}) repeats the beginning of "
@@ -122,7 +121,7 @@ def redundant_index(scene: Scene) -> Iterator[Finding]:
 
 def _comparable(index: Index) -> list[tuple[str, str]] | None:
     """Columns of a b-tree that another may repeat: no predicate, expression or operator class."""
-    if index.method != "btree" or index.record.settings["where"] or any(i.opclass for i in index.items):
+    if index.method != "btree" or index.record.settings["where"] or index.has_opclass:
         return None
     return index.plain
 
@@ -336,7 +335,7 @@ def index_expression_parens(scene: Scene) -> Iterator[Finding]:
     """
     for table, index in scene.indexes:
         for path, expression in index.expressions:
-            if not _balanced(sql_of(expression).tokens):
+            if not _balanced(expression):
                 yield Finding(
                     (*index.origin, *path),
                     f"index {index.name} on {table.qualified} has parentheses that do not match",
@@ -344,9 +343,11 @@ def index_expression_parens(scene: Scene) -> Iterator[Finding]:
                 )
 
 
-def _balanced(tokens: Tokens) -> bool:
+def _balanced(expression: str) -> bool:
+    if "(" not in expression and ")" not in expression:
+        return True
     depth = 0
-    for token in tokens:
+    for token in sql_of(expression).tokens:
         if token.kind == "op":
             depth += (token.text in "([") - (token.text in ")]")
             if depth < 0:
@@ -362,9 +363,12 @@ _CHANGING = frozenset(
 _CHANGING_WORDS = frozenset({"current_user", "session_user", "user", "current_role"})
 
 
+_SUSPECT = _CHANGING | _CHANGING_WORDS | CLOCK
+
+
 def changing_calls(scene: Scene, target: str, sql: Sql) -> list[str]:
     """The functions of an expression that are not immutable, as written."""
-    if not sql.mentions & (_CHANGING | _CHANGING_WORDS | CLOCK | scene.function_names):
+    if sql.mentions.isdisjoint(_SUSPECT) and sql.mentions.isdisjoint(scene.function_names):
         return []
     found = clock_calls(sql.tokens)
     found += [t.text for t in sql.tokens if t.kind == "word" and t.text in _CHANGING_WORDS]

@@ -19,21 +19,6 @@ if TYPE_CHECKING:
 _BLOCKING = ("no_action", "restrict")
 
 
-def _referenced(scene: Scene, table: Table, key: Record) -> tuple[Table | None, tuple[str, ...]]:
-    """The table that a foreign key points to and the columns there; its primary key where none are named."""
-    target = scene.table(table.target, key.settings["references"])
-    columns = tuple(key.settings.get("referenced_columns") or ())
-    if not columns and target is not None and target.primary_key is not None:
-        columns = target.primary_key.columns
-    return target, columns
-
-
-def _foreign_keys(scene: Scene) -> Iterator[tuple[Table, Record]]:
-    for table in scene.tables.values():
-        for key in table.of("foreign_key"):
-            yield table, key
-
-
 @rule("HF0305", "key-on-missing-column", "key")
 def key_on_missing_column(scene: Scene) -> Iterator[Finding]:
     """Key or foreign key names a column that its table lacks.
@@ -63,8 +48,8 @@ def key_on_missing_column(scene: Scene) -> Iterator[Finding]:
     for table in scene.tables.values():
         for kind in ("primary_key", "unique", "foreign_key"):
             for record in table.of(kind):
-                for i, column in enumerate(record.settings.get("columns") or ()):
-                    if table.lacks(column):
+                for i, column in enumerate(record.settings["columns"]):
+                    if column not in table.columns and table.lacks(column):
                         yield Finding(
                             (*(record.origin or ()), "columns", i),
                             f"key {record.address.name} names the column {column}, which {table.qualified} lacks",
@@ -105,8 +90,7 @@ def foreign_key_target_missing(scene: Scene) -> Iterator[Finding]:
                 columns: {customer_id: {type: uuid, nullable: false}}
                 foreign_keys: {orders_customer_fkey: {columns: [customer_id], references: shop.customers}}
     """
-    for table, key in _foreign_keys(scene):
-        target, columns = _referenced(scene, table, key)
+    for table, key, target, columns in scene.references:
         wanted, origin = key.settings["references"], key.origin or ()
         if target is None and not scene.table_written(wanted):
             known = [t.qualified for t in scene.tables.values() if t.target == table.target]
@@ -166,9 +150,10 @@ def foreign_key_target_not_unique(scene: Scene) -> Iterator[Finding]:
                 columns: {job_id: {type: uuid, nullable: false}, job_kind: {type: text, nullable: false}}
                 foreign_keys: {runs_job_fkey: {columns: [job_id, job_kind], references: shop.jobs}}
     """
-    for table, key in _foreign_keys(scene):
-        target, columns = _referenced(scene, table, key)
+    for table, key, target, columns in scene.references:
         if target is None or not columns or any(c not in target.columns for c in columns):
+            continue
+        if target.primary_key is not None and columns == target.primary_key.columns:
             continue
         keys = [*target.keys, *target.unique_indexes]
         if set(columns) in [set(k.columns) for k in keys]:
@@ -233,8 +218,7 @@ def foreign_key_columns_do_not_fit(scene: Scene) -> Iterator[Finding]:
                 columns: {customer: {type: uuid, nullable: false}}
                 foreign_keys: {orders_customer_fkey: {columns: [customer], references: shop.customers}}
     """
-    for table, key in _foreign_keys(scene):
-        target, columns = _referenced(scene, table, key)
+    for table, key, target, columns in scene.references:
         own = key.settings.get("columns") or []
         if target is None or not columns:
             continue
@@ -249,8 +233,10 @@ def foreign_key_columns_do_not_fit(scene: Scene) -> Iterator[Finding]:
         for i, (mine, theirs) in enumerate(zip(own, columns, strict=True)):
             if mine not in table.columns or theirs not in target.columns:
                 continue
-            left = scene.base_type(table.target, table.columns[mine].settings["type"])
-            right = scene.base_type(target.target, target.columns[theirs].settings["type"])
+            declared, wanted = table.columns[mine].settings["type"], target.columns[theirs].settings["type"]
+            if declared == wanted:
+                continue
+            left, right = scene.base_type(table.target, declared), scene.base_type(target.target, wanted)
             if (left.schema, _family(left.name)) != (right.schema, _family(right.name)):
                 yield Finding(
                     (*(key.origin or ()), "columns", i),
@@ -300,7 +286,7 @@ def mixed_delete_rules(scene: Scene) -> Iterator[Finding]:
                 foreign_keys: {orders_user_fkey: {columns: [user_id], references: shop.users, on_delete: restrict}}
     """
     by_target: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for table, key in _foreign_keys(scene):
+    for table, key, _, _ in scene.references:
         by_target[table.target, key.settings["references"]].append(key)
     for (_, parent), keys in by_target.items():
         cascading = next((k for k in keys if k.settings.get("on_delete") == "cascade"), None)
@@ -349,7 +335,7 @@ def set_null_on_required_column(scene: Scene) -> Iterator[Finding]:
                 columns: {user_id: {type: uuid}}
                 foreign_keys: {orders_user_fkey: {columns: [user_id], references: shop.users, on_delete: set_null}}
     """
-    for table, key in _foreign_keys(scene):
+    for table, key, _, _ in scene.references:
         if key.settings.get("on_delete") != "set_null":
             continue
         columns = key.settings.get("on_delete_columns") or key.settings.get("columns") or []

@@ -13,7 +13,6 @@ from provision.checks.postgres_names import (
 )
 from provision.checks.relations import cast_types, local_relations, regclass_names
 from provision.checks.rule import Finding, rule
-from provision.checks.tables import index_columns
 from provision.postgres import types
 from provision.spec.nearest import nearest
 
@@ -27,15 +26,21 @@ if TYPE_CHECKING:
 _SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "public", "pg_temp", "pg_toast"})
 
 
-def _typed(scene: Scene) -> Iterator[tuple[Record, Pointer, str]]:
-    """Every declared use of a type: columns, domains, arguments and results of functions."""
-    for kind in ("column", "domain"):
-        for record in scene.of(kind):
-            yield record, ("type",), record.settings["type"]
+def _typed(scene: Scene) -> Iterator[tuple[Record, Pointer, types.TypeName]]:
+    """Every declared use of a type that is not built in: columns, domains, arguments of functions."""
+    for (_, declared), columns in scene.columns_by_type.items():
+        name = types.parse(declared)
+        for column in columns if name.schema is not None else ():
+            yield column.record, ("type",), name
+    for record in scene.of("domain"):
+        name = types.parse(record.settings["type"])
+        if name.schema is not None:
+            yield record, ("type",), name
     for record in scene.of("function"):
         for i, argument in enumerate(record.settings.get("arguments") or ()):
-            if argument.get("type"):
-                yield record, ("arguments", i, "type"), argument["type"]
+            name = types.parse(argument["type"])
+            if name.schema is not None:
+                yield record, ("arguments", i, "type"), name
 
 
 def _has_schema(scene: Scene, target: str, schema: str) -> bool:
@@ -82,9 +87,7 @@ def schema_not_declared(scene: Scene) -> Iterator[Finding]:
 
 def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | None]]:
     for record, path, name in _typed(scene):
-        schema = types.parse(name).schema if "." in name else None
-        if schema:
-            yield record, (*(record.origin or ()), *path), schema, None
+        yield record, (*(record.origin or ()), *path), name.schema or "", None
     for record in scene.of("trigger"):
         function = str(record.settings.get("function") or "")
         if "." in function:
@@ -93,16 +96,8 @@ def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | Non
         if record.settings.get("schema"):
             yield record, (*(record.origin or ()), "schema"), record.settings["schema"], None
     for text in scene.texts:
-        if "." not in {t.text for t in text.tokens}:
-            continue
-        for parts, start in (
-            *((m.parts, m.start) for m in text.sql.relations),
-            *((c.parts, text.tokens[c.first].start) for c in text.sql.called),
-            *((c.parts, text.tokens[c.first].start) for c in cast_types(text.tokens)),
-            *regclass_names(text.tokens),
-        ):
-            if len(parts) == 2:
-                yield text.record, text.where, parts[0], start
+        for schema, _, start in text.sql.qualified:
+            yield text.record, text.where, schema, start
 
 
 @rule("HF0302", "type-not-declared", "type")
@@ -130,19 +125,16 @@ def type_not_declared(scene: Scene) -> Iterator[Finding]:
             tables:
               orders: {columns: {status: {type: shop.order_status, nullable: false}}}
     """
-    for record, path, text in _typed(scene):
-        name = types.parse(text) if "." in text else None
-        if name is None or name.schema is None:
-            continue
+    for record, path, name in _typed(scene):
         target, qualified = record.address.target, f"{name.schema}.{name.name}"
         if (target, qualified) in scene.types or scene.table(target, qualified) is not None:
             continue
         sections = ("enums", "domains", "types", "tables")
         if name.name in EXTENSION_OF_TYPE or any(
-            scene.written("schemas", name.schema, section, name.name) for section in sections
+            scene.written("schemas", str(name.schema), section, name.name) for section in sections
         ):
             continue
-        if _has_schema(scene, target, name.schema) and name.schema not in scene.extension_schemas:
+        if _has_schema(scene, target, str(name.schema)) and name.schema not in scene.extension_schemas:
             yield Finding(
                 (*(record.origin or ()), *path),
                 f"type {qualified} of {scene.name(record)} is not declared",
@@ -181,14 +173,17 @@ def unqualified_reference(scene: Scene) -> Iterator[Finding]:
     tables = {(t.target, t.name): t.qualified for t in scene.tables.values()}
     tables |= {(v.address.target, v.address.name): scene.qualified(v) for v in scene.of("view")}
     functions = {(target, name.split(".", 1)[1]): name for target, name in scene.functions}
+    suspect = {name for _, name in tables} | {name for _, name in functions}
     for text in scene.texts:
+        if not text.sql.mentions & suspect:
+            continue
         settings = text.record.settings.get("set")
         if isinstance(settings, dict) and _names_a_schema(settings.get("search_path")):
             continue
         target = text.record.address.target
         local = local_relations(text.tokens)
         found = [
-            (text.tokens[m.first].start, m.parts[0], tables.get((target, m.parts[0])))
+            (m.start, m.parts[0], tables.get((target, m.parts[0])))
             for m in text.sql.relations
             if len(m.parts) == 1 and m.parts[0] not in local
         ]
@@ -245,19 +240,18 @@ def extension_not_declared(scene: Scene) -> Iterator[Finding]:
 
 
 def _extension_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, str]]:
-    for record, path, text in _typed(scene):
-        name = types.parse(text) if "." in text else None
-        if name is not None and name.name in EXTENSION_OF_TYPE:
+    for record, path, name in _typed(scene):
+        if name.name in EXTENSION_OF_TYPE:
             if (record.address.target, f"{name.schema}.{name.name}") not in scene.types:
                 yield record, (*(record.origin or ()), *path), f"type {name.name}", EXTENSION_OF_TYPE[name.name]
-    for record in scene.of("index"):
-        method = record.settings.get("method") or ""
-        if method in EXTENSION_OF_METHOD:
-            yield record, (*(record.origin or ()), "method"), f"method {method}", EXTENSION_OF_METHOD[method]
-        for i, item in enumerate(index_columns(record)):
-            for suffix, extension in EXTENSION_OF_OPCLASS_SUFFIX.items():
+    for _, index in scene.indexes:
+        if index.method in EXTENSION_OF_METHOD:
+            where = (*index.origin, "method")
+            yield index.record, where, f"method {index.method}", EXTENSION_OF_METHOD[index.method]
+        for i, item in enumerate(index.items if index.has_opclass else ()):
+            for suffix, extension in EXTENSION_OF_OPCLASS_SUFFIX.items() if item.opclass else ():
                 if item.opclass and item.opclass.endswith(suffix):
-                    yield record, (*(record.origin or ()), "columns", i, "opclass"), item.opclass, extension
+                    yield index.record, (*index.origin, "columns", i, "opclass"), item.opclass, extension
 
 
 @rule("HF0411", "function-needs-extension", "function")
@@ -291,6 +285,8 @@ def function_needs_extension(scene: Scene) -> Iterator[Finding]:
                 body: SELECT encode(sha256(convert_to(x, 'UTF8')), 'hex')
     """
     for text in scene.texts:
+        if not text.sql.mentions & EXTENSION_OF_FUNCTION.keys():
+            continue
         target = text.record.address.target
         for call in text.sql.called:
             extension = EXTENSION_OF_FUNCTION.get(call.last)
@@ -336,6 +332,8 @@ def relation_not_declared(scene: Scene) -> Iterator[Finding]:
         known |= {(r.address.target, scene.qualified(r)) for r in scene.of(kind)}
     for text in scene.texts:
         target = text.record.address.target
+        if not text.sql.qualified:
+            continue
         mentions = [(m.parts, m.start) for m in text.sql.relations] + regclass_names(text.tokens)
         for parts, start in mentions:
             schema = scene.schemas.get((target, parts[0])) if len(parts) == 2 else None
@@ -459,6 +457,9 @@ def name_too_long(scene: Scene) -> Iterator[Finding]:
             )
 
 
+_RELATION_KINDS = ("table", "view", "sequence", "primary_key", "unique", "index")
+
+
 @rule("HF0329", "name-taken", "name")
 def relation_name_taken(scene: Scene) -> Iterator[Finding]:
     """Two relations of a schema have one name.
@@ -484,19 +485,21 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
               orders: {columns: {a: {type: integer, nullable: false}}, indexes: {orders_a: {columns: [a]}}}
               items: {columns: {a: {type: integer, nullable: false}}, indexes: {items_a: {columns: [a]}}}
     """
+    records = [r for kind in _RELATION_KINDS for r in scene.of(kind)]
+    names = [(r[0].target, r[0].path[0], r[0].path[-1]) for r in records]
+    if len(set(names)) == len(names):
+        return
     seen: dict[tuple[str, str, str], Record] = {}
-    for kind in ("table", "view", "sequence", "primary_key", "unique", "index"):
-        for record in scene.of(kind):
-            path = record.address.path
-            first = seen.setdefault((record.address.target, path[0], path[-1]), record)
-            if first is not record:
-                yield Finding(
-                    record.origin or (),
-                    f"name {record.address.name} of this {kind.replace('_', ' ')} is taken in schema {path[0]}",
-                    "Rename one of them.",
-                    related=((first.origin or (), f"the {first.address.kind.replace('_', ' ')}"),),
-                    at_key=True,
-                )
+    for name, record in zip(names, records, strict=True):
+        first = seen.setdefault(name, record)
+        if first is not record:
+            yield Finding(
+                record.origin or (),
+                f"name {record.address.name} of this {record.address.kind.replace('_', ' ')} is taken in schema {name[1]}",
+                "Rename one of them.",
+                related=((first.origin or (), f"the {first.address.kind.replace('_', ' ')}"),),
+                at_key=True,
+            )
 
 
 RULES = (

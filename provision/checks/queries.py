@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from provision.checks.postgres_names import CATALOG_COLUMNS, LONG_RESULTS, NAME_COLUMNS, REMOVED_FUNCTIONS
 from provision.checks.relations import relations
 from provision.checks.rule import Finding, listed, rule
+from provision.checks.sql import sql_of
 from provision.checks.sqltext import (
     arguments,
     closing,
@@ -328,6 +330,9 @@ def _is_guarded(tokens: Tokens, operand: Tokens) -> bool:
     )
 
 
+_AFTER_CALL = re.compile(r"\)\s*\.")
+
+
 @rule("HF0424", "composite-access-syntax", "field")
 def composite_access_syntax(scene: Scene) -> Iterator[Finding]:
     """Field of a call's result is taken without parentheses.
@@ -351,7 +356,7 @@ def composite_access_syntax(scene: Scene) -> Iterator[Finding]:
               size: {returns: bigint, language: sql, body: "SELECT (pg_stat_file('PG_VERSION', true)).size"}
     """
     for text in scene.texts:
-        for call in text.sql.called:
+        for call in text.sql.called if _AFTER_CALL.search(text.sql.raw) else ():
             end = closing(text.tokens, call.after)
             if is_op(text.tokens, end + 1, ".") and end + 2 < len(text.tokens) and text.tokens[end + 2].is_name:
                 field = text.tokens[end + 2]
@@ -424,6 +429,8 @@ def removed_function(scene: Scene) -> Iterator[Finding]:
               begin_backup: {returns: pg_lsn, language: sql, body: "SELECT pg_backup_start('x', true)"}
     """
     for text in scene.texts:
+        if not text.sql.mentions & REMOVED_FUNCTIONS.keys():
+            continue
         facts = scene.target_facts(text.record)
         major = facts.version[0] if facts and facts.version else 15
         for call in text.sql.called:
@@ -435,6 +442,9 @@ def removed_function(scene: Scene) -> Iterator[Finding]:
                     f"Use {instead}.",
                     offset=text.tokens[call.first].start,
                 )
+
+
+_BOUNDED = frozenset({"character varying", "character"})
 
 
 @rule("HF0412", "value-too-long-for-column", "value for")
@@ -459,10 +469,17 @@ def value_too_long(scene: Scene) -> Iterator[Finding]:
             tables:
               marks: {columns: {made_by: {type: text, default: version()}}}
     """
-    for table in scene.tables.values():
-        for name, column in table.columns.items():
-            tokens = tokenize(column.settings.get("default") or "")
-            if tokens and (long := _too_long(scene, table, name, tokens)):
+    for (target, declared), columns in scene.columns_by_type.items():
+        bounded = scene.base_type(target, declared).name in _BOUNDED
+        fitting: set[str | None] = {None}
+        for table, name, column in columns if bounded else ():
+            default = column.settings["default"]
+            if default in fitting:
+                continue
+            long = _too_long(scene, table, name, sql_of(default).tokens)
+            if long is None:
+                fitting.add(default)
+            else:
                 yield Finding((*(column.origin or ()), "default"), *long)
     for text in scene.bodies:
         for mention in text.sql.relations:
@@ -495,7 +512,7 @@ def _too_long(scene: Scene, table: Table | None, name: str, value: Tokens) -> tu
     if column is None or table is None:
         return None
     base = scene.base_type(table.target, column.settings["type"])
-    if base.name not in ("character varying", "character") or not base.modifiers or base.is_array:
+    if base.name not in _BOUNDED or not base.modifiers or base.is_array:
         return None
     limit, first = int(base.modifiers), value[0]
     if first.kind == "string" and (len(value) == 1 or value[1].text == "::"):

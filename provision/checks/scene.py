@@ -11,12 +11,13 @@ from provision.checks.sql import Sql, sql_of
 from provision.checks.tables import Index, Table
 from provision.nats.kinds.subjects import SubjectIndex
 from provision.postgres import types
-from provision.spec.ident import KIND_WORDS, Address
+from provision.spec.ident import KIND_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from provision.checks.sqltext import Tokens
+    from provision.spec.ident import Address
     from provision.spec.diagnostic import Mark
     from provision.spec.record import Facts, Plane, Pointer, Record
 
@@ -55,6 +56,15 @@ class Column(NamedTuple):
     table: Table
     name: str
     record: Record
+
+
+class Reference(NamedTuple):
+    """A foreign key, the declared table it points to, and the columns there: its primary key if none are named."""
+
+    table: Table
+    key: Record
+    target: Table | None
+    columns: tuple[str, ...]
 
 
 class Scene:
@@ -189,9 +199,11 @@ class Scene:
 
     def table(self, target: str, qualified: str) -> Table | None:
         """A declared table by ``schema.table``."""
-        schema, _, name = qualified.rpartition(".")
-        address = Address.root("pg", target, "schema", schema, bare=True).child("table", name, bare=True)
-        return self.tables.get(address)
+        return self._tables_by_name.get((target, qualified))
+
+    @cached_property
+    def _tables_by_name(self) -> dict[tuple[str, str], Table]:
+        return {(t.target, t.qualified): t for t in self.tables.values()}
 
     def table_written(self, qualified: str) -> bool:
         """Whether the document has a table of this name."""
@@ -208,9 +220,24 @@ class Scene:
         return found
 
     @cached_property
-    def columns(self) -> list[Column]:
-        """Every column of every table."""
-        return [c for group in self.columns_by_type.values() for c in group]
+    def made_columns(self) -> list[Record]:
+        """The columns whose values are an identity or computed."""
+        special = ((r, r.settings) for r in self.of("column"))
+        return [r for r, s in special if s["identity"] is not None or s["generated"] is not None]
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """Every foreign key with what it refers to."""
+        found: list[Reference] = []
+        for key in self.of("foreign_key"):
+            assert key.parent is not None
+            table = self.tables[key.parent]
+            target = self.table(table.target, key.settings["references"])
+            columns = tuple(key.settings["referenced_columns"] or ())
+            if not columns and target is not None and target.primary_key is not None:
+                columns = target.primary_key.columns
+            found.append(Reference(table, key, target, columns))
+        return found
 
     @cached_property
     def indexes(self) -> list[tuple[Table, Index]]:
@@ -301,6 +328,15 @@ class Scene:
         return [t for t in self.texts if t.role in ("body", "query")]
 
     def _texts(self) -> Iterator[Text]:
+        for record in self.of("column"):
+            # A default without a call or a qualified name says nothing to any rule of texts.
+            default = record.settings["default"]
+            if default and ("(" in default or "." in default):
+                yield _text(record, "expression", ("default",), default)
+        for record in self.made_columns:
+            if record.settings["generated"]:
+                where = ("generated", "expression")
+                yield _text(record, "expression", where, record.settings["generated"]["expression"])
         for record in self.of("function"):
             language = (record.settings.get("language") or "sql").lower()
             for field in ("body", "sql_body"):
@@ -313,10 +349,8 @@ class Scene:
             for record in self.of(kind):
                 for field in fields:
                     value = record.settings.get(field)
-                    if isinstance(value, dict):
-                        field, value = f"{field}.expression", value.get("expression")
-                    if isinstance(value, str) and value:
-                        yield _text(record, "expression", tuple(field.split(".")), value)
+                    if value:
+                        yield _text(record, "expression", (field,), value)
         for record in self.of("domain"):
             for name, value in (record.settings.get("checks") or {}).items():
                 yield _text(record, "expression", ("checks", name), value)
@@ -327,7 +361,6 @@ class Scene:
 
 #: The settings that hold one expression, by kind.
 _EXPRESSIONS = {
-    "column": ("default", "generated"),
     "check": ("expression",),
     "index": ("where",),
     "policy": ("using", "with_check"),

@@ -108,11 +108,7 @@ class Index:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.method: str = record.settings.get("method") or "btree"
-        self.items = [
-            IndexColumn(item.get("column"), item.get("expression"), item.get("order") or "asc", item.get("opclass"))
-            for item in record.settings.get("columns") or ()
-        ]
+        self.method: str = record.settings["method"]
 
     @property
     def name(self) -> str:
@@ -123,19 +119,29 @@ class Index:
         return self.record.origin or ()
 
     @cached_property
+    def items(self) -> list[IndexColumn]:
+        columns = self.record.settings["columns"]
+        return [IndexColumn(i.get("column"), i.get("expression"), i["order"], i["opclass"]) for i in columns]
+
+    @cached_property
     def plain(self) -> list[tuple[str, str]] | None:
         """Column and order, where no column is an expression."""
-        if any(item.column is None for item in self.items):
+        try:
+            return [(item["column"], item["order"]) for item in self.record.settings["columns"]]
+        except KeyError:
             return None
-        return [(item.column or "", item.order) for item in self.items]
+
+    @cached_property
+    def has_opclass(self) -> bool:
+        return any(item["opclass"] for item in self.record.settings["columns"])
 
     @property
     def expressions(self) -> Iterator[tuple[Pointer, str]]:
         """Expressions and predicate, with their places inside the index."""
-        for i, item in enumerate(self.items):
+        for i, item in enumerate(self.items if self.plain is None else ()):
             if item.expression:
                 yield ("columns", i, "expression"), item.expression
-        if self.record.settings.get("where"):
+        if self.record.settings["where"]:
             yield ("where",), self.record.settings["where"]
 
 

@@ -27,4 +27,4 @@ def command(
     for path in written.files:
         say(f"wrote {path}")
     for line in written.left_out:
-        say(f"not taken over: {line}")
+        say(f"note: {line}")

@@ -18,11 +18,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from provision.nats.api import Json, Session
+from provision.nats.apply import execute
 from provision.nats.errors import ApiError, ConfigurationError, Conflict, LockLost, NatsError
 from provision.nats.kinds import bucket
 from provision.nats.observe import OWN_STREAM
 from provision.nats.probes import time_ns
 from provision.plan.protocols import LockHeld
+from provision.spec.change import Api
 
 BUCKET = OWN_STREAM.removeprefix(bucket.PREFIX)
 #: Reserved at creation, so modest; a ledger entry takes about a hundred bytes.
@@ -101,7 +103,9 @@ class Store:
                 raise
         for replicas in (3, 1) if self.session.link.info.get("cluster") else (1,):
             try:
-                self.session.request(f"$JS.API.STREAM.CREATE.{OWN_STREAM}", _bucket_config(replicas))
+                # A replicated bucket takes no write before it has a leader.
+                wait = {"stream": OWN_STREAM, "replicas": replicas}
+                execute(self.session, Api(f"$JS.API.STREAM.CREATE.{OWN_STREAM}", _bucket_config(replicas), wait))
                 return
             except ApiError as error:
                 if error.err_code == _NAME_IN_USE:

@@ -46,8 +46,8 @@ def import_plane(
         left_out = list(_unmodelled(world, origin, schemas, streams))
     choice = selecting.select(world, schemas, streams)
     plane, notes = _with_policies(choice.plane, clock or datetime.now(UTC))
-    plane = writing.kept(plane, (_unsaid(r, plane, world) for r in plane))
-    written = writing.write(plane, registry.kinds(), origin.environment(world.stored))
+    shown = writing.kept(plane, (_unsaid(r, plane, world) for r in plane))
+    written = writing.write(shown, registry.kinds(), origin.environment(world.stored))
     left_out = [*left_out, *choice.left_out, *notes, *written.left_out, *origin.notes]
     files = tuple(_store(output, written.files))
     left_out += _departures(plane, world, output, env)
@@ -135,8 +135,8 @@ def _departures(plane: Plane, world: World, output: Path, env: str) -> Iterator[
         if wanted is None or found is None:
             continue
         for name, value in found.settings.items():
-            if wanted.settings.get(name) != value:
-                yield f"{live.address}: {name} is {value!r} on the server and reads {wanted.settings.get(name)!r} from the specs"
+            if name in wanted.settings and wanted.settings[name] != value:
+                yield f"{live.address}: {name} is {value!r} there, which the specs cannot say"
 
 
 def _read(output: Path, env: str) -> Reading:

@@ -35,9 +35,9 @@ def guess(record: Record, clock: datetime) -> Guess | None:
     if every is None:
         return None
     ahead = sum(1 for found in _times(bounds) if found.low > clock.astimezone(UTC))
-    counted = "s" if every.count > 1 and every.unit != "integer" else ""
+    counted = "s" if every.number > 1 and every.unit != "integer" else ""
     ahead = ahead if every.unit != "integer" else 1
-    policy = {"every": f"{every.count} {every.unit}{counted}", "premake": ahead, "min_ahead": -(-ahead // 2)}
+    policy = {"every": f"{every.number} {every.unit}{counted}", "premake": ahead, "min_ahead": -(-ahead // 2)}
     note = f"every {policy['every']} and premake {ahead} are taken from its partitions; retain is not known"
     return Guess({**settings, **policy}, note)
 
@@ -68,6 +68,6 @@ def _calendar(found: Range) -> Every | None:
     lengths = (("year", months, 12), ("month", months, 1), ("week", hours, 168), ("day", hours, 24), ("hour", hours, 1))
     for unit, length, size in lengths:
         every = Every(length // size, unit)
-        if every.count > 0 and every.floor(found.low) == found.low and every.shift(found.low, 1) == found.high:
+        if every.number > 0 and every.floor(found.low) == found.low and every.shift(found.low, 1) == found.high:
             return every
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from provision.plan.consents import required
 from provision.plan.plan import Plan
-from provision.reconcile import open_plane
+from provision.reconcile import check, open_plane
 
 Json = dict[str, Any]
 
@@ -28,8 +28,11 @@ class Bed:
         (self.specs / "environments" / "dev.yaml").write_text(json.dumps({"targets": targets}))
 
     def declare(self, document: Mapping[str, Any]) -> None:
-        """Write the specs; JSON is YAML."""
+        """Write the specs; JSON is YAML. They must be free of errors."""
         (self.specs / "plane.yaml").write_text(json.dumps({"plane": self.name, **document}))
+        found = check(self.specs, "dev", cache=self.cache, root=self.specs).diagnostics
+        errors = [f"{d.code} {d.message}" for d in found if d.severity == "error"]
+        assert not errors, errors
 
     def plan(self) -> Plan:
         with open_plane(self.specs, "dev", cache=self.cache) as plane:
@@ -48,8 +51,9 @@ class Bed:
             plan = plane.plan(clock=datetime.now(UTC))
             plane.apply(plan, allowed=required(plan))
         again = self.plan()
-        assert again.steps == (), [(s.summary, s.request) for s in again.steps]
-        assert (again.adopt, again.drift) == ((), ())
+        assert not again.steps, [(s.summary, s.request) for s in again.steps]
+        assert not again.adopt, again.adopt
+        assert not again.drift, again.drift
         return plan
 
     def named(self) -> dict[str, Json]:

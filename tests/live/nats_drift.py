@@ -95,7 +95,7 @@ STREAM: dict[str, Row | Excluded] = {
     "max_consumers": row({"max_consumers": 9}, {"max_consumers": 8}),
     "max_msgs": row({"max_msgs": 1000}, {"max_msgs": 999}),
     "max_bytes": row({"max_bytes": "1MiB"}, {"max_bytes": 1_048_575}),
-    "max_age": row({"max_age": "1.001s"}, {"max_age": 1 * S}),
+    "max_age": row({"max_age": "1.001s"}, {"max_age": 2 * S}),
     "max_msgs_per_subject": row({"max_msgs_per_subject": 5}, {"max_msgs_per_subject": 4}),
     "max_msg_size": row({"max_msg_size": "64KiB"}, {"max_msg_size": 65_535}),
     "discard": row({}, {"discard": "new"}, {"discard": "old"}),
@@ -122,7 +122,7 @@ STREAM: dict[str, Row | Excluded] = {
     ),
     "allow_direct": flip("allow_direct"),
     "mirror_direct": row(
-        {"mirror": {"name": "ORIGIN"}, "mirror_direct": True}, {"mirror_direct": False}
+        {"mirror": _SOURCE, "mirror_direct": True}, {"mirror_direct": False}  # of one that it sees the server decides
     ),
     "discard_new_per_subject": row(
         {"discard": "new", "max_msgs_per_subject": 2, "discard_new_per_subject": True},

@@ -72,7 +72,7 @@ FULL_CONSUMERS: tuple[Json, ...] = (
 )  # fmt: skip
 #: Drifted on a cluster: test_cluster.py.
 CLUSTERED = frozenset({"num_replicas"})
-ORIGIN = {"ORIGIN": {"subjects": ["origin.>"]}}
+ORIGIN = {"ORIGIN": {"subjects": ["a.>", "b.>", "c.>"]}}
 
 
 @pytest.fixture(scope="module")

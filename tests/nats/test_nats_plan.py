@@ -210,6 +210,19 @@ def test_drift_made_with_raw_requests_is_named_and_mended(plane: Bench) -> None:
     assert plane.config("S") == config
 
 
+def test_lists_that_mean_the_same_in_any_order_are_no_difference(plane: Bench) -> None:
+    def document(turn: int) -> Json:
+        order = slice(None, None, turn)
+        return {"streams": {"S": {
+            "subjects": ["a.>", "b.>"][order], "placement": {"tags": ["x", "y"][order]},
+            "sources": [{"name": "ONE"}, {"name": "TWO"}][order],
+            "consumers": {"C": {"filter_subjects": ["a.1", "b.1"][order]}},
+        }}}  # fmt: skip
+
+    plane.apply(document(1))
+    assert plane.plan(document(-1)).steps == ()
+
+
 def test_a_lost_consumer_comes_back(plane: Bench) -> None:
     document = streams(consumers={"C": {}})
     plane.apply(document)

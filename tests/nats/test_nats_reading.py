@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jsonschema
 import pytest
 from nats_plane import SECTIONS, Collector, Json, read
 
 from provision.nats.kinds import bucket, stream
 from provision.spec.ident import Address
+from provision.spec.record import Pointer
 
 
-def problems(section: str, node: Json) -> list[tuple[tuple[Any, ...], str]]:
+def problems(section: str, node: Json) -> list[tuple[Pointer, str]]:
     reader = Collector()
     (found,) = [s for s in SECTIONS if s.name == section]
     list(found.read(node, reader))

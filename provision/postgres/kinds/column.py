@@ -13,6 +13,7 @@ from provision.postgres.kinds import column_change
 from provision.postgres.kinds.domain import EXPRESSION
 from provision.postgres.kinds.ownership import RENAMED_FROM, parse, renamed_from
 from provision.postgres.kinds.steps import retitled_sql
+from provision.postgres.printed import settled
 from provision.postgres.relations import QUERIES as RELATION_QUERIES
 from provision.postgres.relations import column_names, names, numbers, options_of, tables, type_refs, used_by
 from provision.spec import fields
@@ -169,9 +170,9 @@ class ColumnKind(PlainKind):
             settings: Settings = {
                 "type": type_name,
                 "nullable": not_null == "f" or (unproven == "t" and "not valid"),
-                "default": None if generated else expression,
+                "default": None if generated else settled(expression),
                 "identity": _live_identity(identity, sequence) if identity else None,
-                "generated": {"expression": expression, "stored": generated == "s"} if generated else None,
+                "generated": {"expression": settled(expression), "stored": generated == "s"} if generated else None,
                 "collation": collations.get(sort) if sort is not None else None,
                 "storage": _STORAGE[storage] if storage is not None else None,
                 "compression": _COMPRESSION[compression] if compression else None,

@@ -28,6 +28,7 @@ from provision.postgres.kinds.ownership import (
     role_refs,
 )
 from provision.postgres.kinds.type_swap import swap, users
+from provision.postgres.printed import settled
 from provision.postgres.types import TYPE, canonical
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered, Sql
@@ -59,6 +60,7 @@ class DomainKind(PlainKind):
     name = "domain"
     system = "pg"
     fields = FIELDS
+    spec_only = frozenset({"checks"})
     left_to_server = frozenset({"owner"})
     #: ``conditions`` are the checks in the server's words, by which they are compared; steps use the spec's.
     expressions: tuple[str, ...] = ("default", "conditions")
@@ -75,13 +77,13 @@ class DomainKind(PlainKind):
             settings = {
                 "type": canonical(str(base)),
                 "nullable": not_null == "f",
-                "default": default,
+                "default": settled(default),
                 "collation": _collation(collation),
-                "checks": {n: text for n, text, _ in json.loads(checks or "[]")},
+                "checks": {n: settled(text) for n, text, _ in json.loads(checks or "[]")},
                 "owner": role,
                 "comment": comment,
                 "conditions": {
-                    n: text if valid else text + _NOT_VALID for n, text, valid in json.loads(checks or "[]")
+                    n: settled(text) + ("" if valid else _NOT_VALID) for n, text, valid in json.loads(checks or "[]")
                 },
             }
             parent = catalog.schema_address(str(schema))

@@ -23,6 +23,7 @@ from provision.postgres.kinds.ownership import (
 )
 from provision.postgres.kinds.steps import is_fresh
 from provision.postgres.kinds.type_swap import in_one_statement
+from provision.postgres.printed import settled
 from provision.postgres.references import bracketed, name_of, split_list, split_name, tokens
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Lowered, Sql
@@ -209,7 +210,7 @@ def _decode(row: tuple[str | None, ...], catalog: Catalog) -> Settings:
         "timing": "before" if bits & _BEFORE else "instead_of" if bits & _INSTEAD else "after",
         "events": [show_update(columns) if e == "update" and columns else e for e in events],
         "for_each": "row" if bits & _ROW else "statement",
-        "when": condition(row[8]) if row[8] is not None else None,
+        "when": settled(condition(row[8])) if row[8] is not None else None,
         "function": sql.qualified(str(row[4]), str(row[5])),
         "arguments": [part.decode() for part in bytes.fromhex(row[6] or "").split(b"\0")[:-1]],
         "referencing": {"old": row[9], "new": row[10]},

@@ -27,6 +27,7 @@ from provision.postgres.kinds.ownership import (
 )
 from provision.postgres.kinds.steps import retitled_sql
 from provision.postgres.kinds.trigger import TRIGGERS_SCHEMA, read_triggers
+from provision.postgres.printed import settled
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered, Sql
 from provision.spec.fields import Field, FieldTable
@@ -85,6 +86,7 @@ class ViewKind(PlainKind):
     name = "view"
     system = "pg"
     fields = FIELDS
+    spec_only = frozenset({"columns"})
     left_to_server = frozenset({"owner"})
     #: ``shape`` is what a server alone knows: names and types of the columns. It decides what OR REPLACE may do.
     expressions: tuple[str, ...] = ("query", "shape")
@@ -95,7 +97,7 @@ class ViewKind(PlainKind):
         for _, schema, name, owner, query, options, comment, columns, depends in catalog.rows("views"):
             role = catalog.roles[str(owner)]
             settings = {
-                "query": str(query).strip().removesuffix(";"),
+                "query": settled(str(query).strip().removesuffix(";")),
                 "columns": None,
                 "options": _read_options(json.loads(options) if options else []),
                 "owner": role,
