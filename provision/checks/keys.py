@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provision.checks.scene import Scene
-    from provision.checks.tables import Table
     from provision.spec.record import Record
 
 #: Rules of a reference that stop the delete of what it refers to.

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provision.checks.postgres_names import (
-    BUILT_IN_INSTEAD,
-    EXTENSION_OF_FUNCTION,
-    EXTENSION_OF_METHOD,
-    EXTENSION_OF_OPCLASS_SUFFIX,
     EXTENSION_OF_TYPE,
 )
-from provision.checks.relations import cast_types, local_relations, regclass_names
+from provision.checks.relations import local_relations, regclass_names
 from provision.checks.rule import Finding, rule
-from provision.postgres import types
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -24,23 +19,6 @@ if TYPE_CHECKING:
 
 #: Schemas that every database has.
 _SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "public", "pg_temp", "pg_toast"})
-
-
-def _typed(scene: Scene) -> Iterator[tuple[Record, Pointer, types.TypeName]]:
-    """Every declared use of a type that is not built in: columns, domains, arguments of functions."""
-    for (_, declared), columns in scene.columns_by_type.items():
-        name = types.parse(declared)
-        for column in columns if name.schema is not None else ():
-            yield column.record, ("type",), name
-    for record in scene.of("domain"):
-        name = types.parse(record.settings["type"])
-        if name.schema is not None:
-            yield record, ("type",), name
-    for record in scene.of("function"):
-        for i, argument in enumerate(record.settings.get("arguments") or ()):
-            name = types.parse(argument["type"])
-            if name.schema is not None:
-                yield record, ("arguments", i, "type"), name
 
 
 def _has_schema(scene: Scene, target: str, schema: str) -> bool:
@@ -86,7 +64,7 @@ def schema_not_declared(scene: Scene) -> Iterator[Finding]:
 
 
 def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | None]]:
-    for record, path, name in _typed(scene):
+    for record, path, name in scene.typed:
         yield record, (*(record.origin or ()), *path), name.schema or "", None
     for record in scene.of("trigger"):
         function = str(record.settings.get("function") or "")
@@ -109,7 +87,7 @@ def type_not_declared(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare it, or correct its name.
 
-    Source: PostgreSQL documentation, CREATE TYPE, CREATE DOMAIN. Mistakes: SB-28.
+    Source: PostgreSQL documentation, CREATE TYPE, CREATE DOMAIN.
 
     Bad:
         schemas:
@@ -125,7 +103,7 @@ def type_not_declared(scene: Scene) -> Iterator[Finding]:
             tables:
               orders: {columns: {status: {type: shop.order_status, nullable: false}}}
     """
-    for record, path, name in _typed(scene):
+    for record, path, name in scene.typed:
         target, qualified = record.address.target, f"{name.schema}.{name.name}"
         if (target, qualified) in scene.types or scene.table(target, qualified) is not None:
             continue
@@ -206,101 +184,6 @@ def _names_a_schema(search_path: object) -> bool:
     return bool(search_path) and str(search_path).strip("'\" ") not in ("pg_catalog", "pg_catalog, pg_temp")
 
 
-@rule("HF0304", "extension-not-declared", "extension")
-def extension_not_declared(scene: Scene) -> Iterator[Finding]:
-    """Type, index method or operator class needs an extension that is not declared.
-
-    `vector` and its indexes come with pgvector, trigram classes with pg_trgm, and so on; without the extension the
-    server does not know the name (SQLSTATE 42704).
-
-    Fix: declare it under `extensions`.
-
-    Source: PostgreSQL documentation, CREATE EXTENSION; pgvector, README. Mistakes: SB-20.
-
-    Bad:
-        schemas:
-          shop:
-            tables:
-              items: {columns: {v: {type: public.vector(3), nullable: false}}}
-
-    Good:
-        extensions: {vector: {}}
-        schemas:
-          shop:
-            tables:
-              items: {columns: {v: {type: public.vector(3), nullable: false}}}
-    """
-    for record, where, what, extension in _extension_uses(scene):
-        if (record.address.target, extension) not in scene.extensions and not scene.written("extensions", extension):
-            yield Finding(
-                where,
-                f"extension {extension} is not declared, and {what} of {scene.name(record)} needs it",
-                f"Declare extensions: {{{extension}: {{}}}}.",
-            )
-
-
-def _extension_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, str]]:
-    for record, path, name in _typed(scene):
-        if name.name in EXTENSION_OF_TYPE:
-            if (record.address.target, f"{name.schema}.{name.name}") not in scene.types:
-                yield record, (*(record.origin or ()), *path), f"type {name.name}", EXTENSION_OF_TYPE[name.name]
-    for _, index in scene.indexes:
-        if index.method in EXTENSION_OF_METHOD:
-            where = (*index.origin, "method")
-            yield index.record, where, f"method {index.method}", EXTENSION_OF_METHOD[index.method]
-        for i, item in enumerate(index.items if index.has_opclass else ()):
-            for suffix, extension in EXTENSION_OF_OPCLASS_SUFFIX.items() if item.opclass else ():
-                if item.opclass and item.opclass.endswith(suffix):
-                    yield index.record, (*index.origin, "columns", i, "opclass"), item.opclass, extension
-
-
-@rule("HF0411", "function-needs-extension", "function")
-def function_needs_extension(scene: Scene) -> Iterator[Finding]:
-    """SQL calls a function of an extension that is not declared.
-
-    The call fails when it runs (SQLSTATE 42883), in a PL/pgSQL body long after it was created.
-
-    Fix: use the built-in function, or declare the extension.
-
-    Source: PostgreSQL documentation, Additional Supplied Modules; Binary String Functions. Mistakes: SB-34.
-
-    Bad:
-        schemas:
-          shop:
-            functions:
-              fingerprint:
-                arguments: [{name: x, type: text}]
-                returns: text
-                language: sql
-                body: SELECT encode(public.digest(x, 'sha256'), 'hex')
-
-    Good:
-        schemas:
-          shop:
-            functions:
-              fingerprint:
-                arguments: [{name: x, type: text}]
-                returns: text
-                language: sql
-                body: SELECT encode(sha256(convert_to(x, 'UTF8')), 'hex')
-    """
-    for text in scene.texts:
-        if not text.sql.mentions & EXTENSION_OF_FUNCTION.keys():
-            continue
-        target = text.record.address.target
-        for call in text.sql.called:
-            extension = EXTENSION_OF_FUNCTION.get(call.last)
-            if extension is None or (target, extension) in scene.extensions or (target, call.qualified) in scene.functions:
-                continue
-            instead = BUILT_IN_INSTEAD.get(call.last, "")
-            yield Finding(
-                text.where,
-                f"function {call.last}() belongs to the extension {extension}, which is not declared",
-                f"{instead + '; or declare' if instead else 'Declare'} extensions: {{{extension}: {{}}}}.",
-                offset=text.tokens[call.first].start,
-            )
-
-
 @rule("HF0345", "relation-not-declared", "relation")
 def relation_not_declared(scene: Scene) -> Iterator[Finding]:
     """SQL names a table or view that its declared schema does not have.
@@ -366,7 +249,7 @@ def trigger_function_not_declared(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare it, or correct its name.
 
-    Source: PostgreSQL documentation, CREATE TRIGGER. Mistakes: SB-26.
+    Source: PostgreSQL documentation, CREATE TRIGGER.
 
     Bad:
         schemas:
@@ -423,7 +306,7 @@ def name_too_long(scene: Scene) -> Iterator[Finding]:
 
     Fix: shorten it.
 
-    Source: PostgreSQL documentation, Lexical Structure, Identifiers. Mistakes: SB-26.
+    Source: PostgreSQL documentation, Lexical Structure, Identifiers.
 
     Bad:
         schemas:
@@ -469,7 +352,7 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
 
     Fix: rename one of them.
 
-    Source: PostgreSQL documentation, CREATE INDEX; pg_class. Mistakes: SB-26.
+    Source: PostgreSQL documentation, CREATE INDEX; pg_class.
 
     Bad:
         schemas:
@@ -503,7 +386,6 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
 
 
 RULES = (
-    schema_not_declared, type_not_declared, unqualified_reference, extension_not_declared,
-    function_needs_extension, relation_not_declared, trigger_function_not_declared, name_too_long,
+    schema_not_declared, type_not_declared, unqualified_reference, relation_not_declared, trigger_function_not_declared, name_too_long,
     relation_name_taken,
 )  # fmt: skip

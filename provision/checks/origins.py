@@ -72,7 +72,7 @@ def origin_cycle(scene: Scene) -> Iterator[Finding]:
 
     Fix: break the circle.
 
-    Source: nats-server, server/stream.go, checkStreamCfg. Mistakes: SB-57.
+    Source: nats-server, server/stream.go, checkStreamCfg.
 
     Bad:
         streams:
@@ -119,7 +119,7 @@ def origin_message_size(scene: Scene) -> Iterator[Finding]:
 
     Fix: allow at least the origin's max_msg_size.
 
-    Source: nats-server, server/stream.go, checkStreamCfg. Mistakes: SB-58.
+    Source: nats-server, server/stream.go, checkStreamCfg.
 
     Bad:
         streams:
@@ -155,7 +155,7 @@ def origin_filter_outside(scene: Scene) -> Iterator[Finding]:
 
     Fix: filter within the origin's subjects.
 
-    Source: NATS documentation, Streams, Sources and Mirrors. Mistakes: SB-57.
+    Source: NATS documentation, Streams, Sources and Mirrors.
 
     Bad:
         streams:
@@ -172,7 +172,7 @@ def origin_filter_outside(scene: Scene) -> Iterator[Finding]:
         held = origin.held if origin is not None else None
         if held is None:
             continue
-        wanted = [(("filter_subject",), entry.get("filter_subject"))]
+        wanted: list[tuple[Pointer, str | None]] = [(("filter_subject",), entry.get("filter_subject"))]
         wanted += [(("subject_transforms", i, "src"), t.get("src")) for i, t in enumerate(entry["subject_transforms"])]
         for path, subject in wanted:
             if subject and not any(collide(subject, h) for h in held):
@@ -199,7 +199,7 @@ def republish_cycle(scene: Scene) -> Iterator[Finding]:
 
     Fix: republish to a subject outside the stream.
 
-    Source: nats-server, server/stream.go, checkStreamCfg. Mistakes: SB-57.
+    Source: nats-server, server/stream.go, checkStreamCfg.
 
     Bad:
         streams: {A: {subjects: ["a.>"], max_age: 1d, republish: {src: "a.>", dest: "a.copy.>"}}}
@@ -225,7 +225,7 @@ def republish_into_stream(scene: Scene) -> Iterator[Finding]:
 
     Fix: copy with `sources`, or republish to a subject that no stream takes.
 
-    Source: NATS documentation, Streams, RePublish. Mistakes: SB-57.
+    Source: NATS documentation, Streams, RePublish.
 
     Bad:
         streams:

@@ -123,7 +123,7 @@ def partition_key_missing(scene: Scene) -> Iterator[Finding]:
 
     Fix: name a declared column, or declare it.
 
-    Source: PostgreSQL documentation, CREATE TABLE, PARTITION BY. Mistakes: SB-30.
+    Source: PostgreSQL documentation, CREATE TABLE, PARTITION BY.
 
     Bad:
         schemas:
@@ -247,7 +247,7 @@ def list_value_repeated(scene: Scene) -> Iterator[Finding]:
 
     Fix: leave the value in one partition.
 
-    Source: PostgreSQL documentation, CREATE TABLE, FOR VALUES IN. Mistakes: SB-14.
+    Source: PostgreSQL documentation, CREATE TABLE, FOR VALUES IN.
 
     Bad:
         schemas:
@@ -349,7 +349,7 @@ def policy_contradicts_itself(scene: Scene) -> Iterator[Finding]:
 
     Fix: bring the numbers in order.
 
-    Source: Holdfast, partition sets. Mistakes: SB-33.
+    Source: Holdfast, partition sets.
 
     Bad:
         schemas:

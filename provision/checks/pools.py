@@ -175,7 +175,7 @@ def endpoint_not_declared(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare the endpoint in the environment, or correct the name.
 
-    Source: Holdfast, targets. Mistakes: SB-92.
+    Source: Holdfast, targets.
 
     Bad:
         targets: {postgres: {main: {kind: external, host: db, endpoints: {replica: "db2:5432"}}}}
@@ -244,7 +244,7 @@ def pool_role_cannot_login(scene: Scene) -> Iterator[Finding]:
 
     Fix: write `login: true`, or use a login role that is a member of the group.
 
-    Source: PostgreSQL documentation, Role Attributes. Mistakes: SB-92.
+    Source: PostgreSQL documentation, Role Attributes.
 
     Bad:
         roles: {app: {login: false}}
@@ -368,7 +368,7 @@ def pooler_breaks_session(scene: Scene) -> Iterator[Finding]:
 
     Fix: put settings into the role, or use `mode: session`.
 
-    Source: PgBouncer documentation, Features. Mistakes: SB-81.
+    Source: PgBouncer documentation, Features.
 
     Bad:
         roles: {app: {login: true, password: {env: APP_PASSWORD}}}

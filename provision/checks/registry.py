@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provision.checks import bodies, buckets, capacity, changes, columns, conditions, consumers, delivery, indexes, keys, names, origins, partitions, pools, queries, reports, roles, streams
+from provision.checks import (
+    bodies,
+    buckets,
+    calls,
+    capacity,
+    changes,
+    columns,
+    conditions,
+    consumers,
+    delivery,
+    dynamic_sql,
+    extensions,
+    indexes,
+    keys,
+    names,
+    origins,
+    partitions,
+    pools,
+    queries,
+    reports,
+    retries,
+    roles,
+    streams,
+)
 from provision.checks.scene import Scene
 from provision.spec.diagnostic import Diagnostic, Related
+from provision.spec.events import collector_off
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,7 +40,12 @@ if TYPE_CHECKING:
     from provision.spec.diagnostic import Mark
     from provision.spec.record import Facts, Plane, Pointer
 
-RULES: tuple[Rule, ...] = (*partitions.RULES, *keys.RULES, *columns.RULES, *indexes.RULES, *names.RULES, *conditions.RULES, *bodies.RULES, *queries.RULES, *reports.RULES, *changes.RULES, *streams.RULES, *consumers.RULES, *delivery.RULES, *origins.RULES, *buckets.RULES, *capacity.RULES, *pools.RULES, *roles.RULES)
+_SUBJECTS = (
+    partitions, keys, columns, indexes, names, extensions, conditions, bodies, dynamic_sql, queries, calls, reports,
+    changes, streams, consumers, retries, delivery, origins, buckets, pools, roles, capacity,
+)  # fmt: skip
+#: Every rule, by code.
+RULES: tuple[Rule, ...] = tuple(sorted((r for s in _SUBJECTS for r in s.RULES), key=lambda r: r.code))
 
 
 def rule_of(code: str) -> Rule | None:
@@ -34,8 +63,9 @@ def run(
 
     ``facts`` are the declared targets by (system, name). A rule that needs a fact nobody declared is silent.
     """
-    scene = Scene(plane, document, facts)
-    found = {_diagnostic(document, rule, finding) for rule in rules for finding in rule.find(scene)}
+    with collector_off():
+        scene = Scene(plane, document, facts)
+        found = {_diagnostic(document, rule, finding) for rule in rules for finding in rule.find(scene)}
     return sorted(found, key=lambda d: (d.mark.file, d.mark.line, d.mark.column, d.code, d.message))
 
 

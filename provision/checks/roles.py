@@ -30,7 +30,7 @@ def role_not_declared(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare the role, or correct its name.
 
-    Source: PostgreSQL documentation, Database Roles. Mistakes: SB-92.
+    Source: PostgreSQL documentation, Database Roles.
 
     Bad:
         roles: {app: {login: true, password: {env: APP_PASSWORD}}}
@@ -74,7 +74,7 @@ def membership_cycle(scene: Scene) -> Iterator[Finding]:
 
     Fix: leave one membership out.
 
-    Source: PostgreSQL documentation, Role Membership. Mistakes: SB-99.
+    Source: PostgreSQL documentation, Role Membership.
 
     Bad:
         roles: {readers: {member_of: [writers]}, writers: {member_of: [readers]}}

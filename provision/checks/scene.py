@@ -10,15 +10,16 @@ from provision.checks.jetstream import Consumer, Stream
 from provision.checks.sql import Sql, sql_of
 from provision.checks.tables import Index, Table
 from provision.nats.kinds.subjects import SubjectIndex
-from provision.postgres import types
+from provision.postgres.types import TypeName
+from provision.postgres.types import parse as parse_type
 from provision.spec.ident import KIND_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from provision.checks.sqltext import Tokens
-    from provision.spec.ident import Address
     from provision.spec.diagnostic import Mark
+    from provision.spec.ident import Address
     from provision.spec.record import Facts, Plane, Pointer, Record
 
 #: Facts of targets, by system and target name.
@@ -76,7 +77,7 @@ class Scene:
         self.facts = facts
         self.by_kind: dict[str, list[Record]] = defaultdict(list)
         self._children: dict[Address, dict[str, list[Record]]] = {}
-        self._base_types: dict[tuple[str, str], types.TypeName] = {}
+        self._base_types: dict[tuple[str, str], TypeName] = {}
         for record in plane:
             kind = record.address.kind
             self.by_kind[kind].append(record)
@@ -220,6 +221,19 @@ class Scene:
         return found
 
     @cached_property
+    def typed(self) -> list[tuple[Record, Pointer, TypeName]]:
+        """Every declared use of a type that is not built in: columns, domains, arguments of functions."""
+        found: list[tuple[Record, Pointer, TypeName]] = []
+        for (_, declared), columns in self.columns_by_type.items():
+            name = parse_type(declared)
+            found += [(c.record, ("type",), name) for c in columns] if name.schema is not None else []
+        found += [(r, ("type",), parse_type(r.settings["type"])) for r in self.of("domain")]
+        for record in self.of("function"):
+            for i, argument in enumerate(record.settings["arguments"]):
+                found.append((record, ("arguments", i, "type"), parse_type(argument["type"])))
+        return [use for use in found if use[2].schema is not None]
+
+    @cached_property
     def made_columns(self) -> list[Record]:
         """The columns whose values are an identity or computed."""
         special = ((r, r.settings) for r in self.of("column"))
@@ -244,25 +258,25 @@ class Scene:
         """Every index with its table."""
         return [(table, index) for table in self.tables.values() for index in table.indexes]
 
-    def type_record(self, target: str, name: types.TypeName) -> Record | None:
+    def type_record(self, target: str, name: TypeName) -> Record | None:
         """The declared enum, domain or type of a qualified type name."""
         return self.types.get((target, f"{name.schema}.{name.name}")) if name.schema else None
 
     def domains(self, target: str, text: str) -> list[Record]:
         """The domains that a type name stands on, the outermost first."""
         found: list[Record] = []
-        record = self.type_record(target, types.parse(text))
+        record = self.type_record(target, parse_type(text))
         while record is not None and record.address.kind == "domain" and record not in found:
             found.append(record)
-            record = self.type_record(target, types.parse(record.settings["type"]))
+            record = self.type_record(target, parse_type(record.settings["type"]))
         return found
 
-    def base_type(self, target: str, text: str) -> types.TypeName:
+    def base_type(self, target: str, text: str) -> TypeName:
         """The type behind domains."""
         found = self._base_types.get((target, text))
         if found is None:
             domains = self.domains(target, text)
-            found = types.parse(domains[-1].settings["type"] if domains else text)
+            found = parse_type(domains[-1].settings["type"] if domains else text)
             self._base_types[target, text] = found
         return found
 
@@ -294,6 +308,11 @@ class Scene:
     def consumers(self) -> list[Consumer]:
         """Every durable consumer."""
         return [c for s in self.streams.values() for c in s.consumers]
+
+    @cached_property
+    def readers(self) -> list[Consumer]:
+        """Consumers, and the templates of ephemeral ones."""
+        return [c for s in self.streams.values() for c in (*s.consumers, *s.templates)]
 
     @cached_property
     def _subjects(self) -> dict[str, SubjectIndex[tuple[str, Stream]]]:

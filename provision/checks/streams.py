@@ -26,7 +26,7 @@ def overlapping_streams(scene: Scene) -> Iterator[Finding]:
 
     Fix: narrow one of the subjects.
 
-    Source: nats-server, server/sublist.go, SubjectsCollide. Mistakes: SB-26.
+    Source: nats-server, server/sublist.go, SubjectsCollide.
 
     Bad:
         streams:
@@ -142,7 +142,7 @@ def duplicate_window_exceeds_age(scene: Scene) -> Iterator[Finding]:
 
     Fix: shorten the window, or leave it out: it is then two minutes, or max_age if that is shorter.
 
-    Source: nats-server, server/stream.go, checkStreamCfg. Mistakes: SB-67.
+    Source: nats-server, server/stream.go, checkStreamCfg.
 
     Bad:
         streams: {PINGS: {subjects: [pings], max_age: 1m, duplicate_window: 2m}}
@@ -205,7 +205,7 @@ def stream_options_exclude(scene: Scene) -> Iterator[Finding]:
 
     Fix: leave one of the two out.
 
-    Source: nats-server, server/stream.go, checkStreamCfg. Mistakes: SB-56.
+    Source: nats-server, server/stream.go, checkStreamCfg.
 
     Bad:
         streams: {ORDERS: {subjects: [orders], max_age: 1d, deny_purge: true, allow_rollup_hdrs: true}}
@@ -242,7 +242,7 @@ def stream_without_bound(scene: Scene) -> Iterator[Finding]:
 
     Fix: declare max_age, max_bytes or max_msgs.
 
-    Source: NATS documentation, Streams, Limits. Mistakes: SB-59.
+    Source: NATS documentation, Streams, Limits.
 
     Bad:
         streams: {ORDERS: {subjects: [orders.>]}}
@@ -271,7 +271,7 @@ def critical_data_not_durable(scene: Scene) -> Iterator[Finding]:
 
     Fix: use file storage, and replicas where there is a cluster. On one server set `sync_interval: always`.
 
-    Source: Jepsen, NATS 2.12.1; NATS documentation, JetStream persistence. Mistakes: SB-63.
+    Source: Jepsen, NATS 2.12.1; NATS documentation, JetStream persistence.
 
     Bad:
         streams: {JOBS: {subjects: [jobs.>], retention: workqueue, storage: memory, max_bytes: 64MiB}}

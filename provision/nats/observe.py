@@ -54,7 +54,8 @@ class Raw:
 class Observation(NamedTuple):
     """A target as records. ``unmodelled`` lists (address, option, value) that no field table knows.
 
-    ``foreign`` maps an address to the plane that created it, where that is another one than ours.
+    ``foreign`` maps an address to the plane that created it, where that is another one than ours;
+    ``unmarked`` are the objects that name no plane.
     ``facts.options["unmodelled"]`` holds the same values for ``lower``, which sends them back unchanged.
     """
 
@@ -62,6 +63,7 @@ class Observation(NamedTuple):
     facts: Facts
     unmodelled: list[tuple[Address, str, Any]]
     foreign: dict[Address, str]
+    unmarked: frozenset[Address]
     raw_digest: bytes
 
 
@@ -147,6 +149,7 @@ def decode(raw: Raw, target: str, *, plane: str = "") -> Observation:
     known = measured(raw.server, raw.account, target)
     unmodelled: list[tuple[Address, str, Any]] = []
     foreign: dict[Address, str] = {}
+    unmarked: set[Address] = set()
     records = []
     for record, config, unknown in _records(raw, target):
         records.append(record)
@@ -154,9 +157,11 @@ def decode(raw: Raw, target: str, *, plane: str = "") -> Observation:
             known.options["unmodelled"][str(record.address)] = unknown
             unmodelled.extend((record.address, option, value) for option, value in unknown.items())
         owner = (config.get("metadata") or {}).get(PLANE_METADATA)
-        if owner is not None and owner != plane:
+        if owner is None:
+            unmarked.add(record.address)
+        elif owner != plane:
             foreign[record.address] = owner
-    return Observation(records, known, unmodelled, foreign, raw.digest)
+    return Observation(records, known, unmodelled, foreign, frozenset(unmarked), raw.digest)
 
 
 def _records(raw: Raw, target: str) -> Iterator[tuple[Record, Json, Json]]:

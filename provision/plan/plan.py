@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from provision.plan.lower import Work
-from provision.plan.order import step_id
 from provision.spec.change import Api, Hazard, Request, Sql
 from provision.spec.errors import InputError
+
+if TYPE_CHECKING:
+    from provision.plan.lower import Work
 
 VERSION = 1
 
@@ -45,6 +46,8 @@ class Step:
 
     @classmethod
     def from_work(cls, work: Work, after: tuple[str, ...]) -> Step:
+        from provision.plan.order import step_id
+
         d = work.draft
         return cls(
             id=step_id(work),

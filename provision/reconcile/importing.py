@@ -71,12 +71,14 @@ def _with_policies(plane: Plane, clock: datetime) -> tuple[Plane, list[str]]:
 
 
 def _unsaid(record: Record, plane: Plane, world: World) -> Record:
-    """Take out what the server chooses by itself where nothing is said."""
+    """Take out what the server has by itself where nothing is said."""
     settings = dict(record.settings)
     if record.address.kind == "foreign_key":
         key = plane.children(_referenced(record), "primary_key")
         if key and key[0].settings["columns"] == settings["referenced_columns"]:
             settings["referenced_columns"] = None
+    elif record.address.kind == "partitions" and settings["default"] is False:
+        settings["default"] = None
     elif record.address.system == "nats":
         kind, facts = registry.kinds()[record.address.kind], world.facts[record.address[:2]]
         whole = kind.settle(record, None, facts, None)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from provision.spec.record import Facts, Plane, Record
 if TYPE_CHECKING:
     from provision.plan.assemble import Seen
     from provision.postgres.catalog import Query
+    from provision.postgres.ledger import Held
     from provision.nats.observe import Observation
     from provision.postgres.observe import Snapshot
 
@@ -28,14 +29,24 @@ class World:
 
     def __init__(
         self, plane: str, env: str, snapshots: Mapping[str, Snapshot], observations: Mapping[str, Observation],
-        ledger: Mapping[str, str], stored: Mapping[str, Any] | None,
+        ledger: Callable[[], Mapping[str, str]], stored: Callable[[], Mapping[str, Any] | None],
     ) -> None:  # fmt: skip
         self.plane = plane
         self.env = env
         self.snapshots = snapshots
         self.observations = observations
-        self.owned = ledger
-        self.stored = stored
+        self._ledger = ledger
+        self._stored = stored
+
+    @cached_property
+    def owned(self) -> Mapping[str, str]:
+        """Every address in the ledger with its origin."""
+        return self._ledger()
+
+    @cached_property
+    def stored(self) -> Mapping[str, Any] | None:
+        """The stored contract."""
+        return self._stored()
 
     @cached_property
     def digest(self) -> str:
@@ -50,13 +61,14 @@ class World:
             found.update(f"nats {name} ".encode() + observation.raw_digest)
         if not self.snapshots:
             found.update(json.dumps(sorted(self.owned.items())).encode())
-        found.update(json.dumps(self.stored, sort_keys=True).encode())
+        if self.observations:
+            found.update(json.dumps(self.stored, sort_keys=True).encode())
         return found.hexdigest()
 
     @cached_property
     def facts(self) -> dict[tuple[str, str], Facts]:
         """Facts of every target, by (system, name)."""
-        known = [s.facts for s in self.snapshots.values()] + [o.facts for o in self.observations.values()]
+        known = [s.facts for s in self.snapshots.values()] + [self._with_marks(o) for o in self.observations.values()]
         return {(f.system, f.target): f for f in known} | {("plane", "main"): _PLANE_FACTS}
 
     @cached_property
@@ -79,6 +91,11 @@ class World:
         for observation in self.observations.values():
             found |= {a: plane for a, plane in observation.foreign.items() if plane != self.plane}
         return found
+
+    def _with_marks(self, observation: Observation) -> Facts:
+        """Facts with the objects that this plane created and that no longer say so. What was adopted never did."""
+        lost = {str(a): self.plane for a in observation.unmarked if self.owned.get(str(a)) == "created"}
+        return observation.facts._replace(options={**observation.facts.options, "unmarked": lost})
 
     def _records(self) -> Iterator[Record]:
         from provision import registry
@@ -117,13 +134,19 @@ def observe(
         answers = {name: future.result() for name, future in pending.items()}
     observations = {name: observation for name, (observation, _, _) in answers.items()}
     stored = next((content for _, content, _ in answers.values() if content is not None), None)
-    if postgres:
+    if not postgres:
+        owned = next((owned for _, _, owned in answers.values()), {})
+        return World(plane, env, snapshots, observations, lambda: owned, lambda: stored)
+
+    def held() -> Held:
         from provision.postgres.ledger import decode
 
-        held = decode(snapshots[postgres[0]].ledger)
-        return World(plane, env, snapshots, observations, held.owned, stored if nats else held.contract)
-    owned = next((owned for _, _, owned in answers.values()), {})
-    return World(plane, env, snapshots, observations, owned, stored)
+        return decode(snapshots[postgres[0]].ledger)
+
+    return World(
+        plane, env, snapshots, observations, lambda: held().owned,
+        lambda: stored if nats else held().contract,
+    )  # fmt: skip
 
 
 def _all_queries() -> Sequence[Query]:

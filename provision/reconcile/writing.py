@@ -251,10 +251,6 @@ def _policy(record: Record) -> Settings:
         settings["min_ahead"] = None
     if settings["default"] == default_name(_parent(record.address).name):
         settings["default"] = True
-    if settings["by"] != "range":
-        settings |= {"every": None, "premake": 7, "min_ahead": None, "retain": None, "on_expiry": "drop"}
-    if settings["default"] is False:
-        settings["default"] = None
     return settings
 
 

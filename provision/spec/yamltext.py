@@ -15,7 +15,7 @@ WIDTH = 110
 #: Levels that are always written as blocks: a section and the names in it.
 _BLOCKS = 2
 #: Text that needs no quotes anywhere, also not inside {…} and […]; what YAML reads as something else is below.
-_PLAIN = re.compile(r"(?:[A-Za-z_($/]|[0-9]+[A-Za-z]+$|[0-9]+ [a-z]+$)(?:[A-Za-z0-9_ .()/<>=+*$@%^~;?-]|:(?=[A-Za-z0-9/:]))*(?<! )$")
+_PLAIN = re.compile(r"(?:[A-Za-z_($/]|\.\.?/|[0-9]+[A-Za-z]+$|[0-9]+ [a-z]+$)(?:[A-Za-z0-9_ .()/<>=+*$@%^~;?-]|:(?=[A-Za-z0-9/:]))*(?<! )$")
 _OTHERS = re.compile(r"(?i)null|true|false|0[xo].*|[0-9.]+e[0-9]+")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u2028\u2029\ufeff\ufffe\uffff]")
 

@@ -51,7 +51,7 @@ class Bed:
             plan = plane.plan(clock=datetime.now(UTC))
             plane.apply(plan, allowed=required(plan))
         again = self.plan()
-        assert not again.steps, [(s.summary, s.request) for s in again.steps]
+        assert not again.steps, [(d.object, str(d.fields)[:2000]) for d in again.drift]
         assert not again.adopt, again.adopt
         assert not again.drift, again.drift
         return plan

@@ -115,7 +115,7 @@ STREAM: dict[str, Row | Excluded] = {
     "subject_transform.dest": row(
         _TRANSFORM, {"subject_transform": {"src": "x.*", "dest": "x.z.{{wildcard(1)}}"}}
     ),
-    "republish.src": row(_REPUBLISH, {"republish": {"src": "x.y", "dest": "copy.>"}}),
+    "republish.src": row(_REPUBLISH, {"republish": {"src": "x.y.>", "dest": "copy.>"}}),
     "republish.dest": row(_REPUBLISH, {"republish": {"src": "x.>", "dest": "other.>"}}),
     "republish.headers_only": row(
         _REPUBLISH, {"republish": {"src": "x.>", "dest": "copy.>", "headers_only": True}}

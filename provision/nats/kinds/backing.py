@@ -78,7 +78,7 @@ class BackedKind(PlainKind):
         if live is not None and have is not None:
             aligned = self.from_stream(name, align(OPTIONS, want, have))
             live = live._replace(settings={**aligned, **spec_only})
-        return desired, live
+        return requests.remarked(desired, facts), live
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         if change.before is None or change.after is None:

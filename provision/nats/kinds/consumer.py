@@ -205,7 +205,7 @@ class ConsumerKind(PlainKind):
             if _is_over(want["pause_until"], clock) and _is_over(have["pause_until"], clock):
                 have["pause_until"] = want["pause_until"]
             live = live._replace(settings=have)
-        return desired._replace(settings=want), live
+        return requests.remarked(desired._replace(settings=want), facts), live
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         if change.before is None or change.after is None:

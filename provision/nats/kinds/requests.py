@@ -9,7 +9,7 @@ from provision.nats.kinds.subjects import collide
 from provision.nats.kinds.wire import Json
 from provision.spec.change import Context
 from provision.spec.ident import Address
-from provision.spec.record import Settings
+from provision.spec.record import Facts, Record, Settings
 
 
 def marked(config: Json, plane: str) -> Json:
@@ -17,6 +17,15 @@ def marked(config: Json, plane: str) -> Json:
     if plane:
         config["metadata"] = {**config.get("metadata", {}), PLANE_METADATA: plane}
     return config
+
+
+def remarked(desired: Record, facts: Facts) -> Record:
+    """Want the mark of the plane back on an object that the plane created and that has lost it."""
+    plane = facts.options.get("unmarked", {}).get(str(desired.address))
+    if plane is None:
+        return desired
+    metadata = {**desired.settings["metadata"], PLANE_METADATA: plane}
+    return desired._replace(settings={**desired.settings, "metadata": metadata})
 
 
 def claims(address: Address, subjects: Iterable[str]) -> tuple[Address, ...]:
