@@ -204,7 +204,7 @@ def event_coverage_gap(scene: Scene) -> Iterator[Finding]:
             if "insert" in events and "update" in events and "delete" not in events and not _is_outbox(table.name):
                 yield Finding(
                     (*(triggers[0].origin or ()), "events"),
-                    f"trigger {triggers[0].address.name} publishes inserts and updates of {table.qualified}, no deletes",
+                    f"trigger {triggers[0].address.name} publishes no deletes of {table.qualified}",
                     "Add delete to its events.",
                 )
 

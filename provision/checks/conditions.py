@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from provision.checks.relations import called
@@ -142,7 +143,7 @@ def _wanted_key(scene: Scene, target: str, tokens: Tokens, column: str) -> str |
                 continue
             for function in scene.functions.get((target, call.qualified), ()):
                 body = sql_of(function.settings.get("body") or "").tokens
-                tested = [b.text for a, b in zip(body, body[1:], strict=False) if a.text == "?" and b.kind == "string"]
+                tested = [b.text for a, b in pairwise(body) if a.text == "?" and b.kind == "string"]
                 if tested:
                     return tested[0]
     return None
@@ -192,7 +193,7 @@ def weak_json_check(scene: Scene) -> Iterator[Finding]:
         tests_key = any(t.text in ("?", "?&", "?|") for t in text.tokens if t.kind == "op")
         if tests_key and "jsonb_typeof" not in known:
             weak.append("takes an array that holds the key's name")
-        patterns = [b for a, b in zip(text.tokens, text.tokens[1:], strict=False) if a.text in ("~", "~*")]
+        patterns = [b for a, b in pairwise(text.tokens) if a.text in ("~", "~*")]
         if any(p.kind == "string" and p.text.startswith("^") and not p.text.endswith("$") for p in patterns):
             weak.append("does not anchor a pattern with $")
         if not settings.get("strict") and not known & {"coalesce", "is"}:

@@ -126,12 +126,18 @@ def deliver_subject_shared(scene: Scene) -> Iterator[Finding]:
 
     Bad:
         streams:
-          TASKS: {subjects: [tasks], max_age: 1d, consumers: {feed: {ack_policy: explicit, deliver_subject: log.tasks}}}
+          TASKS:
+            subjects: [tasks]
+            max_age: 1d
+            consumers: {feed: {ack_policy: explicit, deliver_subject: log.tasks}}
           LOG: {subjects: ["log.>"], max_age: 1d}
 
     Good:
         streams:
-          TASKS: {subjects: [tasks], max_age: 1d, consumers: {feed: {ack_policy: explicit, deliver_subject: feed.tasks}}}
+          TASKS:
+            subjects: [tasks]
+            max_age: 1d
+            consumers: {feed: {ack_policy: explicit, deliver_subject: feed.tasks}}
           LOG: {subjects: ["log.>"], max_age: 1d}
     """
     seen: dict[tuple[str, str], Consumer] = {}
@@ -207,9 +213,7 @@ def consumer_options_exclude(scene: Scene) -> Iterator[Finding]:
     """
     for consumer in scene.readers:
         for option, problem, mend in _contradictions(consumer.settings):
-            yield Finding(
-                (*consumer.origin, option), f"option {option} of {consumer.title} {problem}", mend
-            )
+            yield Finding((*consumer.origin, option), f"option {option} of {consumer.title} {problem}", mend)
 
 
 @rule("HF0524", "batch-smaller-than-message", "max_bytes of", severity="warning", level="cross-resource")

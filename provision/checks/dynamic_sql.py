@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from provision.checks.postgres_names import SUPERUSER_SETTINGS
 from provision.checks.rule import Finding, rule
-from provision.checks.sqltext import arguments, is_word, split, tokenize, words
+from provision.checks.sqltext import arguments, calls, is_word, split, tokenize, words
 from provision.checks.statements import plpgsql
 
 if TYPE_CHECKING:
@@ -225,9 +225,7 @@ def dynamic_sql_by_concatenation(scene: Scene) -> Iterator[Finding]:
     """
     for text, statements in _plpgsql(scene):
         safe = _declared_as(text.tokens, _SAFE_TYPES) | {
-            str(a.get("name"))
-            for a in text.record.settings.get("arguments") or ()
-            if a.get("type") in _SAFE_TYPES
+            str(a.get("name")) for a in text.record.settings.get("arguments") or () if a.get("type") in _SAFE_TYPES
         }
         for statement in statements:
             if statement.word != "execute":
@@ -235,9 +233,7 @@ def dynamic_sql_by_concatenation(scene: Scene) -> Iterator[Finding]:
             parts = split(statement.tokens[1:], "||")
             if len(parts) < 2:
                 continue
-            pasted = next(
-                (p for p in parts if p and p[0].is_name and p[0].text not in safe | _QUOTING), None
-            )
+            pasted = next((p for p in parts if p and p[0].is_name and p[0].text not in safe | _QUOTING), None)
             if pasted is not None:
                 yield Finding(
                     text.where,
@@ -276,9 +272,10 @@ def superuser_setting(scene: Scene) -> Iterator[Finding]:
             at = 2 if is_word(tokens, 1, "local", "session") else 1
             named = [(tokens[at].text, tokens[at].start)] if is_word(tokens, 0, "set") and len(tokens) > at else []
             named += [
-                (value[0][0].text, tokens[c.first].start)
-                for c in calls(tokens)
-                if c.last == "set_config" and (value := arguments(tokens, c)) and value[0] and value[0][0].kind == "string"
+                (first[0].text, tokens[call.first].start)
+                for call in calls(tokens)
+                for first in arguments(tokens, call)[:1]
+                if call.last == "set_config" and first and first[0].kind == "string"
             ]
             for name, start in named:
                 if name in SUPERUSER_SETTINGS:

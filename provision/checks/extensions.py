@@ -56,9 +56,9 @@ def extension_not_declared(scene: Scene) -> Iterator[Finding]:
 
 def _extension_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, str]]:
     for record, path, name in scene.typed:
-        if name.name in EXTENSION_OF_TYPE:
-            if (record.address.target, f"{name.schema}.{name.name}") not in scene.types:
-                yield record, (*(record.origin or ()), *path), f"type {name.name}", EXTENSION_OF_TYPE[name.name]
+        is_ours = (record.address.target, f"{name.schema}.{name.name}") in scene.types
+        if name.name in EXTENSION_OF_TYPE and not is_ours:
+            yield record, (*(record.origin or ()), *path), f"type {name.name}", EXTENSION_OF_TYPE[name.name]
     for _, index in scene.indexes:
         if index.method in EXTENSION_OF_METHOD:
             where = (*index.origin, "method")
@@ -105,7 +105,9 @@ def function_needs_extension(scene: Scene) -> Iterator[Finding]:
         target = text.record.address.target
         for call in text.sql.called:
             extension = EXTENSION_OF_FUNCTION.get(call.last)
-            if extension is None or (target, extension) in scene.extensions or (target, call.qualified) in scene.functions:
+            if extension is None or (target, extension) in scene.extensions:
+                continue
+            if (target, call.qualified) in scene.functions:
                 continue
             instead = BUILT_IN_INSTEAD.get(call.last, "")
             yield Finding(

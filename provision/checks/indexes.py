@@ -107,7 +107,9 @@ def redundant_index(scene: Scene) -> Iterator[Finding]:
         covering += [(i.record, c) for i, c in sorted(plain, key=lambda p: bool(p[0].record.settings["include"]))]
         for index, columns in plain:
             for other, theirs in covering:
-                if theirs[0] == columns[0] and other is not index.record and _repeats(index.record, columns, other, theirs):
+                if theirs[0] != columns[0] or other is index.record:
+                    continue
+                if _repeats(index.record, columns, other, theirs):
                     yield Finding(
                         index.origin,
                         f"index {index.name} ({', '.join(c for c, _ in columns)}) repeats the beginning of "
@@ -126,9 +128,7 @@ def _comparable(index: Index) -> list[tuple[str, str]] | None:
     return index.plain
 
 
-def _repeats(
-    index: Record, columns: list[tuple[str, str]], other: Record, theirs: list[tuple[str, str]]
-) -> bool:
+def _repeats(index: Record, columns: list[tuple[str, str]], other: Record, theirs: list[tuple[str, str]]) -> bool:
     if theirs[: len(columns)] != columns:
         return False
     own, included = set(index.settings.get("include") or ()), set(other.settings.get("include") or ())
@@ -470,11 +470,7 @@ def index_method_cannot(scene: Scene) -> Iterator[Finding]:
             wrong.append((("include",), "cannot include columns"))
         if method not in _MANY_COLUMNS and len(items) > 1:
             wrong.append((("columns",), "takes one column"))
-        wrong += [
-            (("columns", i, "order"), "has no order")
-            for i, item in enumerate(items)
-            if item.order == "desc"
-        ]
+        wrong += [(("columns", i, "order"), "has no order") for i, item in enumerate(items) if item.order == "desc"]
         for path, problem in wrong:
             yield Finding(
                 (*index.origin, *path),

@@ -236,9 +236,7 @@ def relation_not_declared(scene: Scene) -> Iterator[Finding]:
 
 def _is_partition(scene: Scene, target: str, qualified: str) -> bool:
     """Partitions are declared as a set; their names begin with the parent's."""
-    return any(
-        t.target == target and qualified.startswith(f"{t.qualified}_") for t in scene.partitioned
-    )
+    return any(t.target == target and qualified.startswith(f"{t.qualified}_") for t in scene.partitioned)
 
 
 @rule("HF0346", "trigger-function-not-declared", "trigger")
@@ -378,7 +376,7 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
         if first is not record:
             yield Finding(
                 record.origin or (),
-                f"name {record.address.name} of this {record.address.kind.replace('_', ' ')} is taken in schema {name[1]}",
+                f"name {name[2]} of this {record.address.kind.replace('_', ' ')} is taken in schema {name[1]}",
                 "Rename one of them.",
                 related=((first.origin or (), f"the {first.address.kind.replace('_', ' ')}"),),
                 at_key=True,
@@ -386,6 +384,6 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
 
 
 RULES = (
-    schema_not_declared, type_not_declared, unqualified_reference, relation_not_declared, trigger_function_not_declared, name_too_long,
-    relation_name_taken,
+    schema_not_declared, type_not_declared, unqualified_reference, relation_not_declared,
+    trigger_function_not_declared, name_too_long, relation_name_taken,
 )  # fmt: skip

@@ -25,8 +25,10 @@ def _completed(table: Table, key: Key, missing: list[str]) -> str:
     if not all(map(is_plain_name, missing)):
         return "Partition by plain columns; a key cannot contain an expression."
     columns = ", ".join((*key.columns, *missing))
-    return f"Write {key.record.address.kind}: [{columns}]." if key.record.address.kind == "primary_key" else (
-        f"Make it ({columns}), partition by ({', '.join(key.columns)}), or do not partition {table.qualified}."
+    return (
+        f"Write {key.record.address.kind}: [{columns}]."
+        if key.record.address.kind == "primary_key"
+        else (f"Make it ({columns}), partition by ({', '.join(key.columns)}), or do not partition {table.qualified}.")
     )
 
 

@@ -86,9 +86,7 @@ def pool_clamp(scene: Scene) -> Iterator[Finding]:
         load = record.settings["sizing"]
         if load is None:
             continue
-        found = sizing.recommend(
-            load["agents"], load["ops_per_s"], load["avg_duration"], load["target_utilization"]
-        )
+        found = sizing.recommend(load["agents"], load["ops_per_s"], load["avg_duration"], load["target_utilization"])
         for warning in found.warnings:
             yield Finding(
                 (*(record.origin or ()), "sizing"),

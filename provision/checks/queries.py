@@ -167,9 +167,10 @@ def ambiguous_column(scene: Scene) -> Iterator[Finding]:
             renamed = {t.text for i, t in enumerate(tokens) if is_word(tokens, i - 1, "as")}
             for name in names(tokens):
                 if len(name.parts) == 1 and counted[name.last] > 1 and not name.is_call and name.last not in renamed:
+                    holders = _holders(mentions, columns, name.last)
                     yield Finding(
                         text.where,
-                        f"column {name.last} in {scene.name(text.record)} stands in {_holders(mentions, columns, name.last)}",
+                        f"column {name.last} in {scene.name(text.record)} stands in {holders}",
                         f"Write {mentions[0].alias}.{name.last}.",
                         offset=tokens[name.first].start,
                     )

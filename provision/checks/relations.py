@@ -101,18 +101,20 @@ def local_relations(tokens: Tokens) -> frozenset[str]:
     """Names that the text gives to relations itself: common table expressions and temporary tables."""
     found: set[str] = set()
     for i, token in enumerate(tokens):
-        if token.is_name and is_word(tokens, i + 1, "as") and is_word(tokens, i - 1, "with", "recursive"):
-            found.add(token.text)
-        elif token.is_name and is_word(tokens, i + 1, "as") and is_op(tokens, i + 2, "("):
-            found.add(token.text)
-        elif token.is_name and is_op(tokens, i + 1, "(") and is_word(tokens, closing(tokens, i + 1) + 1, "as"):
-            found.add(token.text)
-        elif token.is_name and is_word(tokens, i - 1, "table", "exists") and "temp" in token_words_before(tokens, i):
+        if not token.is_name:
+            continue
+        # WITH x AS (…), a further "x AS (…)" of the list, and the same with column names.
+        after = closing(tokens, i + 1) + 1 if is_op(tokens, i + 1, "(") else i + 1
+        is_cte = is_word(tokens, after, "as") and (
+            after > i + 1 or is_op(tokens, after + 1, "(") or is_word(tokens, i - 1, "with", "recursive")
+        )
+        is_temporary = is_word(tokens, i - 1, "table", "exists") and "temp" in _words_before(tokens, i)
+        if is_cte or is_temporary:
             found.add(token.text)
     return frozenset(found)
 
 
-def token_words_before(tokens: Tokens, i: int) -> str:
+def _words_before(tokens: Tokens, i: int) -> str:
     """The few words before a token, as one text."""
     return " ".join(t.text for t in tokens[max(0, i - 6) : i])
 
@@ -128,7 +130,8 @@ def cast_types(tokens: Tokens) -> list[Name]:
     return [
         n
         for n in names(tokens)
-        if len(n.parts) == 2 and (is_op(tokens, n.first - 1, "::") or is_word(tokens, n.first - 1, "as"))
+        if len(n.parts) == 2
+        and (is_op(tokens, n.first - 1, "::") or is_word(tokens, n.first - 1, "as"))
         and not n.is_call
     ]
 

@@ -31,8 +31,6 @@ class Finding(NamedTuple):
     offset: int | None = None
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A rule and its page. ``opening`` words begin each of its messages, so readers learn to know them."""

@@ -117,9 +117,8 @@ class Scene:
 
     def target_facts(self, record: Record) -> Facts | None:
         """What is declared of the target that a record lives on."""
-        system = "pg" if record.address.kind in ("pool",) else record.address.system
-        target = record.settings.get("target") if system != record.address.system else None
-        return self.facts.get((system, target or record.address.target))
+        system = "pg" if record.address.kind == "pool" else record.address.system
+        return self.facts.get((system, record.address.target))
 
     def fact(self, record: Record, name: str) -> Any:
         """One declared fact of a record's target, or None."""
@@ -396,5 +395,3 @@ def _text(
     language: str = "sql",
 ) -> Text:
     return Text(record, role, language, sql_of(value), (*(record.origin or ()), *path))
-
-

@@ -27,7 +27,7 @@ class Statement(NamedTuple):
 
 
 #: The word that ends the head that a word opens.
-_HEADS = {"if": "then", "elsif": "then", "elseif": "then", "when": "then", "while": "loop", "for": "loop", "foreach": "loop"}
+_HEADS = dict.fromkeys(("if", "elsif", "elseif", "when"), "then") | dict.fromkeys(("while", "for", "foreach"), "loop")
 _ALONE = frozenset({"begin", "loop", "else", "exception", "declare"})
 _OPENS = frozenset({"begin", "if", "case", "loop", "while", "for", "foreach"})
 

@@ -167,7 +167,7 @@ def _is_set(value: Any) -> bool:
 #: (what is set, what it excludes, why): names of stream options, from checkStreamCfg and NewJS… errors.
 _EXCLUSIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("mirror", ("subjects", "sources", "first_seq", "allow_msg_counter", "allow_atomic", "allow_batched",
-                "allow_msg_schedules", "subject_delete_marker_ttl"), "a mirror copies its origin and takes nothing else"),
+                "allow_msg_schedules", "subject_delete_marker_ttl"), "a mirror copies its origin, nothing else"),
     ("allow_msg_counter", ("allow_msg_ttl", "allow_msg_schedules"), "counters keep every increment"),
     ("allow_msg_schedules", ("sources",), "schedules are not copied"),
     ("deny_purge", ("allow_rollup_hdrs",), "a rollup is a purge"),
@@ -181,8 +181,7 @@ _CONDITIONS: tuple[tuple[Callable[[Settings], bool], str, str], ...] = (
     (lambda s: bool(s["allow_msg_schedules"]) and s["discard"] == "new", "allow_msg_schedules", "needs discard: old"),
     (lambda s: s["persist_mode"] == "async" and (s["storage"] != "file" or s["replicas"] > 1 or s["allow_atomic"]),
      "persist_mode", "async needs file storage, one replica and no allow_atomic"),
-    (lambda s: bool(s["sealed"]), "sealed", "cannot be set when a stream is made; seal it once it is full"),
-    (lambda s: bool((s["placement"] or {}).get("preferred")), "placement", "takes no preferred leader; servers refuse it"),
+    (lambda s: bool((s["placement"] or {}).get("preferred")), "placement", "takes no preferred leader"),
     (lambda s: any(_needs_no_ack(x) for x in s["subjects"]) and not s["no_ack"],
      "subjects", "reach into the server's own subjects, which needs no_ack: true"),
     (lambda s: bool(s["mirror_direct"]) and s["mirror"] is None, "mirror_direct", "is for mirrors only"),

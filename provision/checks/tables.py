@@ -32,9 +32,7 @@ class Key(NamedTuple):
 class Table:
     """A declared table with its children by kind. ``node`` is what the document says of it."""
 
-    def __init__(
-        self, record: Record, children: Mapping[str, list[Record]], node: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, record: Record, children: Mapping[str, list[Record]], node: Mapping[str, Any]) -> None:
         self.record = record
         self.schema, self.name = record.address.names[0], record.address.names[-1]
         self.qualified = f"{self.schema}.{self.name}"

@@ -84,7 +84,7 @@ class Store:
         if expected is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
         subject = self._subject(key)
-        self._ensure()
+        self.ensure()
         link = self.session.link
         try:
             return int(link.decode(subject, self.session.run(link.send(subject, value, headers)))["seq"])
@@ -93,7 +93,7 @@ class Store:
                 raise Conflict(f"{key} was changed by somebody else", "Run the command again.") from error
             raise
 
-    def _ensure(self) -> None:
+    def ensure(self) -> None:
         """Create the bucket unless it is there. A present one is left as it is."""
         try:
             self.session.request(f"$JS.API.STREAM.INFO.{OWN_STREAM}")

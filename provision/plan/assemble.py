@@ -26,13 +26,15 @@ Spelled = Mapping[Address, Mapping[str, Any]]
 class Seen(NamedTuple):
     """What was read of the world: live records, the ledger's addresses, facts, and what no kind models.
 
-    ``unmodelled`` lists (address, option, value) that the server shows and no field table knows.
+    ``unmodelled`` lists (address, option, value) that the server shows and no field table knows;
+    ``intended`` are owned addresses whose creation was begun and not seen to end.
     """
 
     live: Plane
     owned: Set[str]
     facts: Known
     unmodelled: tuple[tuple[Address, str, Any], ...] = ()
+    intended: Set[str] = frozenset()
 
 
 def assemble(
@@ -73,7 +75,7 @@ def assemble(
         fingerprint=fingerprint(addresses, seen.live),
         touched=addresses,
         steps=steps,
-        adopt=tuple(map(str, difference.adopt)),
+        adopt=(*map(str, difference.adopt), *_unconfirmed(wanted, live, changes, seen)),
         drift=tuple(_drift(difference, seen)),
         summary=summarise(steps),
     )
@@ -138,6 +140,14 @@ def _declared(desired: Plane, live: Plane, kinds: Mapping[str, Kind]) -> set[str
     """Objects of declared kinds live in the plane's own contract, so the plane owns them without a ledger."""
     names = {name for name, kind in kinds.items() if kind.nature != "live"}
     return {str(a) for a in (*desired.records, *live.records) if a.kind in names}
+
+
+def _unconfirmed(wanted: Plane, live: Plane, changes: Mapping[Address, Change], seen: Seen) -> Iterable[str]:
+    """What an interrupted apply made and could not record: it is there, equal, and only waits to be noted."""
+    if not seen.intended:
+        return ()
+    found = (a for a in wanted.records if a in live and a not in changes)
+    return [text for a in found if (text := str(a)) in seen.intended]
 
 
 def _is_plain(kind: Kind) -> bool:

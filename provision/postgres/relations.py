@@ -85,7 +85,13 @@ def _indexes(major: int) -> str:
                   FROM pg_attribute a
                  WHERE a.attrelid = i.indexrelid AND (a.attoptions IS NOT NULL OR a.attstattarget >= 0)),
                CASE WHEN c.relkind = 'p' AND NOT i.indisvalid THEN
-                 (SELECT json_agg(json_build_array(ln.nspname, l.relname) ORDER BY ln.nspname, l.relname)::text
+                 (SELECT json_agg(json_build_array(ln.nspname, l.relname,
+                           (SELECT json_object_agg(sx.relname, CASE WHEN NOT s.indisvalid THEN 'invalid'
+                                   WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = s.indexrelid)
+                                   THEN 'constraint' ELSE 'index' END)
+                              FROM pg_index s JOIN pg_class sx ON sx.oid = s.indexrelid
+                             WHERE s.indrelid = l.oid AND NOT sx.relispartition))
+                         ORDER BY ln.nspname, l.relname)::text
                     FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
                     JOIN pg_namespace ln ON ln.oid = l.relnamespace
                    WHERE p.isleaf AND p.level > 0 AND NOT EXISTS (

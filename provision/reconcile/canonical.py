@@ -30,6 +30,8 @@ def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note
         part = part_of(plane, name)
         scratch = ScratchDatabases(targets.postgres_settings(name), snapshot.facts, embedded_scratch(cache))
         result = compile.canonicalise(part, snapshot.facts, memo(cache), scratch, tools(), product=__version__)
+        for skipped in result.skipped:
+            note(f"not compiled here: {skipped.address} needs {skipped.needs}")
         for problem in result.problems:
             note(f"{problem.address}: {problem.message} ({problem.sqlstate})")
         found |= {r.address: _ordered(r, plane[r.address]) for r in result.plane}
@@ -90,10 +92,10 @@ def embedded_scratch(cache: Path) -> Embedded:
 
     @contextmanager
     def start(major: int) -> Iterator[Settings]:
-        from provision.embedded.postgres import Server
+        from provision.embedded.scratch import scratch
         from provision.postgres.connect import settings
 
-        with Server(cache / f"scratch-{major}", major=major, fsync=False) as server:
+        with scratch(cache, major) as server:
             dsn = server.dsn("postgres")
             yield settings({"kind": "embedded"}, lambda reference: "", host=dsn["host"], port=dsn["port"],
                            user=dsn["user"], password=dsn["password"], database=dsn["dbname"])  # fmt: skip

@@ -47,23 +47,45 @@ def _secrets(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
 
 
 def _postgres(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
-    from provision.postgres.observe import missing_privileges, observe
+    from provision.postgres import deployer, ledger
+    from provision.postgres.observe import observe
 
-    for name in [n for s, n in workspace.used if s == "pg"]:
+    env = workspace.document.env or ""
+    for number, name in enumerate(n for s, n in workspace.used if s == "pg"):
         subject = f"postgres {name}"
+        secrets_ = {role: ref for role, ref in workspace.passwords.get(name, {}).items() if targets.is_set(ref)}
         try:
-            facts = observe(targets.postgres(name), name, ()).facts
+            snapshot = observe(
+                targets.postgres(name), name, (*registry.postgres_queries(), *deployer.QUERIES),
+                ledger=() if number else ledger.queries(workspace.name, env),
+                passwords={role: targets.resolve(ref) for role, ref in secrets_.items()},
+            )  # fmt: skip
         except HoldfastError as error:
             yield _failure(subject, error)
             continue
+        facts, catalog = snapshot.facts, snapshot.catalog
         yield Finding(subject, f"PostgreSQL {_version(facts)} at {targets.postgres_settings(name).place}")
-        kinds = {r.address.kind for r in workspace.plane if r.address[:2] == ("pg", name)}
-        for lacking, grant in missing_privileges(facts, kinds):
-            yield Finding(subject, f"role {facts.options['role']} cannot {lacking}", False, f"{grant};")
+        live = (record for module in registry.postgres_modules() for record in module.decode(catalog))
+        has_embedded = _has_embedded(facts.version[0])
+        for what, grant in deployer.missing(facts, catalog, workspace.plane, live, has_embedded=has_embedded):
+            yield Finding(subject, f"role {facts.options['role']} cannot {what}", False, f"{grant};")
         wanted = [r.address.name for r in workspace.plane.of_kind("extension") if r.address.target == name]
         for extension in wanted:
             if extension not in facts.options["extensions_available"]:
                 yield Finding(subject, f"extension {extension} is not installed there", False, "Install its package.")
+
+
+def _has_embedded(major: int) -> bool:
+    """Whether this machine can run a server of that major to compile expressions in."""
+    from provision.embedded.account import account
+    from provision.embedded.postgres import programs
+    from provision.embedded.process import ServerError
+
+    try:
+        programs(major, account())
+    except ServerError:
+        return False
+    return True
 
 
 def _nats(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
@@ -78,12 +100,25 @@ def _nats(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
             yield _failure(subject, error)
             continue
         yield Finding(subject, f"nats-server {_version(facts)} at {targets.nats_settings(name).place}")
+        yield from _permissions(subject, targets, name)
         for record in workspace.plane:
             if record.address[:2] == ("nats", name) and kinds[record.address.kind].nature == "live":
                 for option, since in kinds[record.address.kind].unsupported(record, facts):  # type: ignore[attr-defined]
                     needs = ".".join(map(str, since))
                     yield Finding(subject, f"{record.address} wants {option}, which came with {needs}", False,
                                   f"Update the server to {needs}, or take {option} out.")  # fmt: skip
+
+
+def _permissions(subject: str, targets: Targets, name: str) -> Iterator[Finding]:
+    from provision.nats import privileges
+
+    try:
+        told = targets.nats(name).request(privileges.USER_INFO).get("data") or {}
+    except HoldfastError as error:
+        yield _failure(subject, error)
+        return
+    for lack in privileges.lacking(told.get("permissions")):
+        yield Finding(subject, f"the NATS user may not {lack}", False, f"Allow it to {lack}.")
 
 
 def _failure(subject: str, error: HoldfastError) -> Finding:

@@ -32,8 +32,10 @@ def open_plane(specs: Path, env: str, *, cache: Path, note: Note = lambda text: 
     workspace = Workspace(specs, env, cache)
     errors = workspace.errors
     if errors:
-        raise InputError(f"the specs hold {len(errors)} errors, the first at {errors[0].mark}: {errors[0].message}",
-                         f"See them all: holdfast check --specs {specs} --env {env}")  # fmt: skip
+        first, more = errors[0], len(errors) - 1
+        others = f" ({more} more)" if more else ""
+        raise InputError(f"{first.mark}: {first.message}{others}",
+                         f"{first.help} See everything: holdfast check --specs {specs} --env {env}".strip())  # fmt: skip
     targets = Targets(workspace.targets, specs.resolve().parent, env, note)
     try:
         yield OpenPlane(workspace, targets, cache, note)
@@ -128,7 +130,9 @@ class OpenPlane:
             return Outcome(0, 0)
         ledger.prepare()
         with ledger.hold():
-            self._refuse_stale(plan)
+            world = self._refuse_stale(plan)
+            self._resolve_secrets(plan)
+            ledger.forget(_vanished(plan, world))
             summaries = {s.id: s.summary for s in plan.steps}
 
             def both(step: str, phase: str) -> None:
@@ -183,13 +187,20 @@ class OpenPlane:
         except (OperationError, OSError):
             self.note("the run could not be marked as failed: the ledger does not answer")
 
-    def _refuse_stale(self, plan: Plan) -> None:
+    def _refuse_stale(self, plan: Plan) -> World:
         from provision.plan.fingerprint import fingerprint
 
-        live = self.observe().live
-        if fingerprint(plan.touched, live) != plan.fingerprint:
+        world = self.observe()
+        if fingerprint(plan.touched, world.live) != plan.fingerprint:
             raise StalePlanError("the live plane has changed since this plan was made; nothing was done",
                                  "Make the plan again: holdfast plan")  # fmt: skip
+        return world
+
+    def _resolve_secrets(self, plan: Plan) -> None:
+        """Find every secret before the first step, so that a missing one stops nothing half-way."""
+        for step in plan.steps:
+            for reference in (getattr(step.request, "secrets", None) or {}).values():
+                self.targets.resolve(reference)
 
     def _counted(self, plan: Plan) -> Plan:
         """Fill in how many rows or messages each hazard puts at stake."""
@@ -231,6 +242,13 @@ class OpenPlane:
         if system == "pg":
             return self.targets.postgres_settings(target).place
         return self.targets.nats_settings(target).place
+
+
+def _vanished(plan: Plan, world: World) -> list[str]:
+    """Addresses in the ledger whose objects are gone and that the plan does not make again."""
+    present = {str(address) for address in world.live.records}
+    coming = {address for step in plan.steps for address in step.made}
+    return [address for address in world.owned if address not in present and address not in coming]
 
 
 def _guarded(step: Step, adopted: Collection[str]) -> Step:

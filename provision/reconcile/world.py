@@ -30,6 +30,7 @@ class World:
     def __init__(
         self, plane: str, env: str, snapshots: Mapping[str, Snapshot], observations: Mapping[str, Observation],
         ledger: Callable[[], Mapping[str, str]], stored: Callable[[], Mapping[str, Any] | None],
+        intended: Callable[[], frozenset[str]] = frozenset,
     ) -> None:  # fmt: skip
         self.plane = plane
         self.env = env
@@ -37,6 +38,7 @@ class World:
         self.observations = observations
         self._ledger = ledger
         self._stored = stored
+        self._intended = intended
 
     @cached_property
     def owned(self) -> Mapping[str, str]:
@@ -82,7 +84,7 @@ class World:
         from provision.plan.assemble import Seen
 
         unmodelled = tuple(u for o in self.observations.values() for u in o.unmodelled)
-        return Seen(self.live, self.owned.keys(), self.facts, unmodelled)
+        return Seen(self.live, self.owned.keys(), self.facts, unmodelled, self._intended())
 
     @property
     def foreign(self) -> dict[Address, str]:
@@ -145,7 +147,7 @@ def observe(
 
     return World(
         plane, env, snapshots, observations, lambda: held().owned,
-        lambda: stored if nats else held().contract,
+        lambda: stored if nats else held().contract, lambda: held().intended,
     )  # fmt: skip
 
 

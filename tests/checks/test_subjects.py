@@ -99,7 +99,5 @@ def test_a_wildcard_counts_only_as_a_whole_token() -> None:
         ("k.*", "", "", "k.*"),
     ],
 )
-def test_a_transform_gives_a_pattern_of_its_results(
-    subject: str, src: str, dest: str, image: str | None
-) -> None:
+def test_a_transform_gives_a_pattern_of_its_results(subject: str, src: str, dest: str, image: str | None) -> None:
     assert transformed(subject, src, dest) == image

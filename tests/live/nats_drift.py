@@ -130,7 +130,7 @@ STREAM: dict[str, Row | Excluded] = {
     ),
     "sealed": row({}, {"sealed": True}),
     "deny_delete": flip("deny_delete"),
-    "deny_purge": flip("deny_purge"),
+    "deny_purge": row({}, {"deny_purge": True, "allow_rollup_hdrs": False}),
     "allow_rollup_hdrs": flip("allow_rollup_hdrs"),
     "consumer_limits.inactive_threshold": row(
         _LIMITS, {"consumer_limits": {"inactive_threshold": 59 * S, "max_ack_pending": 50}}
@@ -143,10 +143,10 @@ STREAM: dict[str, Row | Excluded] = {
         {"subject_delete_marker_ttl": "2s", "allow_msg_ttl": True, "allow_rollup_hdrs": True},
         {"subject_delete_marker_ttl": 3 * S},
     ),
-    "allow_msg_counter": flip("allow_msg_counter"),
+    "allow_msg_counter": row({}, {"allow_msg_counter": True, "discard": "old"}),
     "allow_atomic": flip("allow_atomic"),
     "allow_batched": flip("allow_batched"),
-    "allow_msg_schedules": flip("allow_msg_schedules"),
+    "allow_msg_schedules": row({}, {"allow_msg_schedules": True, "discard": "old", "allow_rollup_hdrs": True}),
     "persist_mode": row({}, {"persist_mode": "async"}),
     "metadata.team": row({"metadata": {"team": "ours"}}, {"metadata": {"team": "theirs"}}),
     "metadata.holdfast_plane": row({}, {"metadata": {}}),

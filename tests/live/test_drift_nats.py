@@ -5,6 +5,7 @@ The list of options is the server's: what it returns of fully set objects.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -176,4 +177,62 @@ def test_every_option_of_a_stream_is_named_and_mended(bed: Bed, link: Raw) -> No
     check_cycle(
         bed, link, STREAM_ROWS, lambda key: f"nats:main/stream/S_{object_name(key)}",
         lambda key: (f"S_{object_name(key)}",), lambda key: word(key, STREAM_ROWS[key]),
+    )  # fmt: skip
+
+
+def _backed(words: Mapping[str, str], body: Json) -> Json:
+    """A stream's options as those of a bucket or object store: by its own words, the others under ``stream``."""
+    named = {words[key]: value for key, value in body.items() if key in words}
+    rest = {key: value for key, value in body.items() if key not in words}
+    return named | ({"stream": rest} if rest else {})
+
+
+@pytest.mark.req("B2.2")
+@pytest.mark.parametrize(
+    ("section", "kind", "prefix", "words"),
+    [("buckets", "bucket", "KV_", BUCKET_WORDS), ("object_stores", "object_store", "OBJ_", STORE_WORDS)],
+)
+def test_every_option_of_a_backed_stream_is_named_and_mended(
+    bed: Bed, link: Raw, section: str, kind: str, prefix: str, words: Mapping[str, str]
+) -> None:
+    rows = {key: _of_keys(row) if kind == "bucket" else _unmirrored(row) for key, row in STREAM_ROWS.items()}
+    bed.declare({section: {
+        **({"ORIGIN": {}} if kind == "bucket" else {}),
+        **{object_name(key): _backed(words, row.body) for key, row in rows.items()},
+    }})  # fmt: skip
+
+    def told(key: str) -> str:
+        option = word(key, rows[key])
+        return words.get(option, f"stream.{option}")
+
+    check_cycle(
+        bed, link, rows, lambda key: f"nats:main/{kind}/{object_name(key)}",
+        lambda key: (prefix + object_name(key),), told,
+    )  # fmt: skip
+
+
+def _of_keys(row: Row) -> Row:
+    """The same drift where the origin is a bucket: its name and subjects are those of keys."""
+    text = json.dumps([row.body, row.to])
+    for subject in "abc":
+        text = text.replace(f'"{subject}.>"', f'"$KV.ORIGIN.{subject}.>"')
+    body, to = json.loads(text)
+    raw_to = json.loads(json.dumps(to).replace('"name": "ORIGIN"', '"name": "KV_ORIGIN"').replace('"OTHER"', '"KV_OTHER"'))
+    return Row(body, tuple(raw_to), row.option)
+
+
+def _unmirrored(row: Row) -> Row:
+    """No object store is declared as a mirror; from outside it can become one."""
+    if "mirror" not in row.body:
+        return row
+    return Row({}, ({**row.body, "subjects": []},), "mirror")  # without one, mirror_direct cannot be set
+
+
+@pytest.mark.req("B2.2")
+def test_every_option_of_a_consumer_is_named_and_mended(bed: Bed, link: Raw) -> None:
+    consumers = {object_name(key): {"dead_letter": "none", **row.body} for key, row in CONSUMER_ROWS.items()}
+    bed.declare({"streams": {"C": {"subjects": ["c.>"], "consumers": consumers}}})
+    check_cycle(
+        bed, link, CONSUMER_ROWS, lambda key: f"nats:main/stream/C/consumer/{object_name(key)}",
+        lambda key: ("C", object_name(key)), lambda key: word(key, CONSUMER_ROWS[key]),
     )  # fmt: skip

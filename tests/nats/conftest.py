@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nats_plane import Bench, bench
 
 from provision.embedded import nats
+from tests.nats.nats_plane import Bench, bench
 
 
 @pytest.fixture

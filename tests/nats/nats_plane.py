@@ -55,6 +55,9 @@ class Memory:
         self.entries: dict[str, str] = {}
         self.intended: set[str] = set()
 
+    def prepare(self) -> None:
+        pass
+
     def owned(self) -> dict[str, str]:
         return self.entries
 

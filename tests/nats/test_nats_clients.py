@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from nats_plane import Bench
+
+from tests.nats.nats_plane import Bench
 
 
 def make(url: str, *, bucket: dict[str, Any] | None = None, store: dict[str, Any] | None = None) -> None:

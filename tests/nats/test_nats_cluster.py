@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nats_plane import Bench, Json, bench
 
 from provision.embedded import nats
 from provision.nats.errors import ApiError
 from provision.nats.ledger import Ledger
+from tests.nats.nats_plane import Bench, Json, bench
 
 TAGS = (("agent-state", "messaging", "one"), ("agent-state", "messaging"), ("agent-state", "messaging"))
 

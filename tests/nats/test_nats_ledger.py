@@ -6,11 +6,11 @@ import threading
 import time
 
 import pytest
-from nats_plane import Bench, bench
 
 from provision.nats.errors import ConfigurationError, Conflict, LockLost
 from provision.nats.ledger import MAX_BYTES, Ledger, Store
 from provision.plan.protocols import LockHeld
+from tests.nats.nats_plane import Bench, bench
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nats_plane import Bench, Json
 
 from provision.nats.kinds import backing, consumer, stream
+from tests.nats.nats_plane import Bench, Json
 
 #: (specs before, specs after): each changes one option; both are valid by themselves.
 STREAM: list[tuple[str, Json, Json]] = [

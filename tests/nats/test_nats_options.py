@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nats_plane import Bench, Json
+
+from tests.nats.nats_plane import Bench, Json
 
 S = 10**9
 #: Option -> (what specs say, further options it needs, what the server must show).

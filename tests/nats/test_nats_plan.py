@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 import pytest
-from nats_plane import Bench, Json, address
 
 from provision.nats import apply
+from tests.nats.nats_plane import Bench, Json, address
 
 S: Json = {"subjects": ["a.>"]}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jsonschema
 import pytest
-from nats_plane import SECTIONS, Collector, Json, read
 
 from provision.nats.kinds import bucket, stream
 from provision.spec.ident import Address
 from provision.spec.record import Pointer
+from tests.nats.nats_plane import SECTIONS, Collector, Json, read
 
 
 def problems(section: str, node: Json) -> list[tuple[Pointer, str]]:

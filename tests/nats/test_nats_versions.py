@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from nats_plane import KINDS, Bench, Json, read
-from test_nats_options import BUCKET, CONSUMER, OBJECT_STORE, STREAM
 
 from provision.nats import apply
 from provision.nats.errors import ApiError, NotApplied
 from provision.spec.change import Api
 from provision.spec.record import Record
+from tests.nats.nats_plane import KINDS, Bench, Json, read
+from tests.nats.test_nats_options import BUCKET, CONSUMER, OBJECT_STORE, STREAM
 
 VERSIONS = ["2.10.26", "2.11.0", "2.11.11", "2.12.8", "2.14.0", "2.14.6"]
 
@@ -103,6 +103,17 @@ def test_an_old_server_that_drops_an_option_in_silence_is_caught(server_of: Call
     plane = server_of("2.10.26")
     body = {"name": "S", "subjects": ["a"], "allow_msg_ttl": True}
     with pytest.raises(NotApplied, match="allow_msg_ttl"):
+        apply.execute(plane.session, Api("$JS.API.STREAM.CREATE.S", body))
+
+
+@pytest.mark.parametrize("kept", [{"max_age": 0}, {}, {"max_age": 5, "placement": {"cluster": "c"}}])
+def test_an_option_that_was_not_kept_is_named(plane: Bench, kept: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(subject: str, body: Json, timeout_s: float | None = None) -> Json:
+        return {"config": {"name": "S", **kept}}
+
+    monkeypatch.setattr(plane.session.link, "request", answer)
+    body = {"name": "S", "max_age": 5, "placement": {"cluster": "c", "tags": ["x"]}}
+    with pytest.raises(NotApplied, match=r"did not keep (max_age|placement)"):
         apply.execute(plane.session, Api("$JS.API.STREAM.CREATE.S", body))
 
 

@@ -149,7 +149,13 @@ class World:
         return Plane(r for kind in self.kinds.values() for r in kind.decode(catalog))  # type: ignore[attr-defined]
 
     def facts(self) -> Facts:
-        options = {"password_state": {}, "database": self.dsn["dbname"], "extensions": {}, "superuser": True}
+        options = {
+            "password_state": {},
+            "database": self.dsn["dbname"],
+            "extensions": {},
+            "superuser": True,
+            "role": self.connection.info.user,
+        }
         return Facts("pg", "main", (self.major, 0, 0), options)
 
     def canonical(self, wanted: Plane) -> Plane:

@@ -78,7 +78,8 @@ class BackedKind(PlainKind):
         if live is not None and have is not None:
             aligned = self.from_stream(name, align(OPTIONS, want, have))
             live = live._replace(settings={**aligned, **spec_only})
-        return requests.remarked(desired, facts), live
+            desired = requests.remarked(desired, facts)
+        return desired, live
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         if change.before is None or change.after is None:

@@ -200,12 +200,14 @@ class ConsumerKind(PlainKind):
             return desired, live
         want = settled(desired.settings, facts)
         if live is not None:
+            desired = requests.remarked(desired, facts)
+            want["metadata"] = desired.settings["metadata"]
             have = align(FIELDS, want, live.settings)
             have |= {name: want[name] for name in self.spec_only}
             if _is_over(want["pause_until"], clock) and _is_over(have["pause_until"], clock):
                 have["pause_until"] = want["pause_until"]
             live = live._replace(settings=have)
-        return requests.remarked(desired._replace(settings=want), facts), live
+        return desired._replace(settings=want), live
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         if change.before is None or change.after is None:

@@ -12,17 +12,18 @@ from typing import Any
 from provision.postgres import sql, types
 from provision.postgres.kinds.column_type import collation_sql, is_constrained, retype
 from provision.postgres.kinds.steps import (
+    ACCESS_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
     alter,
     blocking,
     chain,
     comment_on,
     extensions,
-    has_constraint,
     rewrite,
     table_of,
     values_lost,
 )
+from provision.postgres.kinds.type_swap import in_one_statement
 from provision.postgres.volatility import is_volatile
 from provision.spec.change import Change, Context, Draft, Hazard, Impact, Sql
 from provision.spec.ident import Address
@@ -197,7 +198,7 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
     if old["default"] is not None and new["default"] is None and new["generated"] is None:
         yield _set_default(address, None, old["default"], f"no default for {address.name}")
     if old["nullable"] != new["nullable"]:
-        yield from _nullable(address, old["nullable"], new["nullable"])
+        yield from _nullable(address, old["nullable"], new["nullable"], context)
     if new["identity"] is not None and old["identity"] != new["identity"]:
         yield _set_identity(address, old["identity"], new["identity"])
     if new["default"] is not None and old["default"] != new["default"]:
@@ -275,7 +276,7 @@ def _reset_identity(old: Settings, new: Settings) -> str:
     return " ".join(words)
 
 
-def _nullable(address: Address, old: Any, new: bool) -> Iterator[Draft]:
+def _nullable(address: Address, old: Any, new: bool, context: Context) -> Iterator[Draft]:
     """NOT NULL is first proven by a CHECK that is validated without stopping anybody."""
     column = sql.quote_ident(address.name)
     if new:
@@ -286,36 +287,36 @@ def _nullable(address: Address, old: Any, new: bool) -> Iterator[Draft]:
         return
     name = sql.bounded("holdfast_not_null", table_of(address).name, address.name)
     check = sql.quote_ident(name)
-    yield alter(
-        address,
-        "not_null_check",
-        f"ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID",
-        f"refuse new NULLs in {address.name}",
-        undo=f"DROP CONSTRAINT IF EXISTS {check}",
-        done_if=has_constraint(address, name),
-    )
-    yield alter(
-        address,
-        "not_null_validate",
-        f"VALIDATE CONSTRAINT {check}",
-        f"prove that {address.name} holds no NULL",
-        lock=SHARE_UPDATE_EXCLUSIVE,
-        done_if=has_constraint(address, name, "k.convalidated"),
-    )
-    # One statement would drop the check before it looks for NULLs, and scan.
-    yield alter(
-        address,
-        "not_null",
-        f"ALTER COLUMN {column} SET NOT NULL",
-        f"{address.name} is NOT NULL; the proven check takes the place of a scan",
+    # An earlier run may have been interrupted after any of these steps.
+    leftover = context.live.get(table_of(address).child("check", name))
+    if leftover is None:
+        yield alter(
+            address,
+            "not_null_check",
+            f"ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID",
+            f"refuse new NULLs in {address.name}",
+            undo=f"DROP CONSTRAINT IF EXISTS {check}",
+        )
+    if leftover is None or not leftover.settings["validated"]:
+        yield alter(
+            address,
+            "not_null_validate",
+            f"VALIDATE CONSTRAINT {check}",
+            f"prove that {address.name} holds no NULL",
+            lock=SHARE_UPDATE_EXCLUSIVE,
+        )
+    table = f"ALTER TABLE {sql.table_name(address)}"
+    # One ALTER TABLE would drop the check before it looks for NULLs, and scan.
+    body = [f"{table} ALTER COLUMN {column} SET NOT NULL", f"{table} DROP CONSTRAINT {check}"]
+    yield Draft(
+        object=address,
+        action="alter",
+        key="not_null",
+        request=Sql(in_one_statement(body)),
+        summary=f"{address.name} is NOT NULL; the proven check takes the place of a scan, and goes",
         makes=(address,),
-        undo=f"ALTER COLUMN {column} DROP NOT NULL",
-    )
-    yield alter(
-        address,
-        "not_null_done",
-        f"DROP CONSTRAINT IF EXISTS {check}",
-        f"drop the check that proved {address.name}",
+        lock=ACCESS_EXCLUSIVE,
+        undo=Sql(f"{table} ALTER COLUMN {column} DROP NOT NULL"),
     )
 
 

@@ -93,7 +93,7 @@ def read_all(
         except FieldError as error:
             reader.fail(place, error)
             continue
-        settings |= {"valid": True, "missing": []}
+        settings |= {"valid": True, "missing": {}}
         found = [i["column"] for i in settings["columns"] if "column" in i]
         refs = tuple(table.child("column", c) for c in (*found, *settings["include"]))
         yield Record(table.child("index", name), settings, table, refs, origin=place)

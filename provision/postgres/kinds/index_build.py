@@ -6,6 +6,7 @@ is seen by observe and cleared first; within one apply, ``undo`` clears it and `
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 from provision.postgres import sql
 from provision.postgres.catalog import Row
 from provision.postgres.kinds.steps import (
+    ACCESS_EXCLUSIVE,
+    ACCESS_SHARE,
     SHARE,
     SHARE_UPDATE_EXCLUSIVE,
     alter,
@@ -25,6 +28,8 @@ from provision.postgres.references import split_name
 from provision.postgres.relations import option_value
 from provision.spec.change import Context, Draft, Sql
 from provision.spec.ident import Address
+
+_NO_STRAYS: Mapping[str, str] = {}
 
 
 class Spec(NamedTuple):
@@ -51,9 +56,13 @@ def _value(value: Any) -> str:
     return sql.quote_literal(str(value)) if isinstance(value, str | float) else str(value)
 
 
-def missing(row: Row) -> list[str]:
-    """The partitions, by quoted name, for which a partitioned index lacks a valid part."""
-    return [sql.qualified(*pair) for pair in json.loads(row[20])] if row[20] else []
+def missing(row: Row) -> dict[str, dict[str, str]]:
+    """The partitions, by quoted name, for which a partitioned index lacks a valid part.
+
+    With each come the indexes of the partition that are attached to none: "index", "constraint" or "invalid" by
+    name. An interrupted build is among them.
+    """
+    return {sql.qualified(s, n): strays or {} for s, n, strays in json.loads(row[20])} if row[20] else {}
 
 
 def successor(name: str) -> str:
@@ -106,7 +115,7 @@ def fits(settings: Mapping[str, Any], spec: Spec) -> bool:
     """Whether a live index is complete and made of the same parts."""
     from provision.postgres.kinds.index import spec_of
 
-    return bool(settings["valid"]) and spec_of(settings) == spec
+    return bool(settings["valid"]) and not settings["missing"] and spec_of(settings) == spec
 
 
 def _build(address: Address, spec: Spec, name: str, table: str, schema: str, *, key: str, **points: Any) -> Draft:
@@ -124,9 +133,11 @@ def _build(address: Address, spec: Spec, name: str, table: str, schema: str, *, 
     )
 
 
-def drop_concurrently(address: Address, name: str, key: str, summary: str, **points: Any) -> Draft:
+def drop_concurrently(
+    address: Address, name: str, key: str, summary: str, *, schema: str | None = None, **points: Any
+) -> Draft:
     """DROP INDEX CONCURRENTLY: waits for transactions, stops nobody; not for partitioned tables or constraints."""
-    schema = address.names[0]
+    schema = schema or address.names[0]
     return Draft(
         object=address,
         action="drop",
@@ -152,7 +163,7 @@ def on_parent(address: Address, spec: Spec, name: str, context: Context, **point
             key="clear",
             request=Sql(f"DROP INDEX {sql.qualified(schema, name)}"),
             summary=f"clear what is left of an earlier index {name}",
-            lock="ACCESS EXCLUSIVE",
+            lock=ACCESS_EXCLUSIVE,
         )
     deep = has_subpartitions(context, table_of(address))
     detail = "partitions of partitions: the index is built in one piece while writes wait"
@@ -179,16 +190,27 @@ def leaf_by_leaf(
     *,
     name: str | None = None,
     takes: str | None = None,
-    leaves: list[str] | None = None,
+    leaves: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Iterator[Draft]:
-    """Give leaves their part of a partitioned index. ``takes`` makes the part a constraint; {index} is its name."""
+    """Give leaves their part of a partitioned index. ``takes`` makes the part a constraint; {index} is its name.
+
+    ``leaves`` are those that lack a part, with the stray indexes that an interrupted run may have left there.
+    """
     parent = name or address.name
     schema = address.names[0]
-    for leaf in leaf_names(context, table_of(address)) if leaves is None else leaves:
+    # Parts keep their names when the parent is renamed, so the names follow what they are made of.
+    digest = hashlib.sha256(repr(spec).encode()).hexdigest()[:8]
+    wanted = dict.fromkeys(leaf_names(context, table_of(address)), _NO_STRAYS) if leaves is None else leaves
+    for leaf, strays in wanted.items():
         home, bare = split_name(leaf)
-        part = sql.bounded(bare, parent)
-        yield _build(address, spec, part, leaf, home, key=f"build {leaf}")
-        if takes is not None:
+        part = sql.bounded(bare, address.name, digest)
+        stray = strays.get(part)
+        if stray == "invalid":
+            summary = f"clear what is left of an interrupted index of partition {leaf}"
+            yield drop_concurrently(address, part, f"clear {leaf}", summary, schema=home)
+        if stray in (None, "invalid"):
+            yield _build(address, spec, part, leaf, home, key=f"build {leaf}")
+        if takes is not None and stray != "constraint":
             quoted = sql.quote_ident(part)
             yield Draft(
                 object=address,
@@ -196,25 +218,22 @@ def leaf_by_leaf(
                 key=f"constraint {leaf}",
                 request=Sql(f"ALTER TABLE {leaf} ADD CONSTRAINT {quoted} {takes.format(index=quoted)}"),
                 summary=f"constraint of partition {leaf} on the finished index",
-                lock="ACCESS EXCLUSIVE",
+                lock=ACCESS_EXCLUSIVE,
                 done_if=f"SELECT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = {sql.regclass(home, part)})",
             )
-        yield _attach(address, schema, parent, home, part, leaf)
+        lock = ACCESS_SHARE if leaves is None else SHARE_UPDATE_EXCLUSIVE if stray is None else ACCESS_EXCLUSIVE
+        yield _attach(address, (schema, parent), (home, part), leaf, lock)
 
 
-def _attach(address: Address, schema: str, parent: str, home: str, part: str, leaf: str) -> Draft:
-    """ACCESS EXCLUSIVE on the part alone, which nobody uses yet; tables are only looked at."""
+def _attach(address: Address, parent: tuple[str, str], part: tuple[str, str], leaf: str, lock: str) -> Draft:
+    """Both indexes are locked, a new part's for nobody who knows it; tables are only looked at."""
     return Draft(
         object=address,
         action="create",
         key=f"attach {leaf}",
-        request=Sql(f"ALTER INDEX {sql.qualified(schema, parent)} ATTACH PARTITION {sql.qualified(home, part)}"),
+        request=Sql(f"ALTER INDEX {sql.qualified(*parent)} ATTACH PARTITION {sql.qualified(*part)}"),
         summary=f"attach the index of partition {leaf}",
-        lock="ACCESS EXCLUSIVE",
-        done_if=(
-            f"SELECT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = {sql.regclass(home, part)}"
-            f" AND h.inhparent = {sql.regclass(schema, parent)})"
-        ),
+        lock=lock,
     )
 
 

@@ -85,13 +85,15 @@ def _create_fresh(address: Address, spec: index_build.Spec) -> Draft:
 
 def _create(address: Address, spec: index_build.Spec, context: Context) -> Iterator[Draft]:
     """What an interrupted replacement left behind under its working name becomes the index, or goes."""
-    if is_partitioned(context, table_of(address)):
-        yield from index_build.on_parent(address, spec, address.name, context, makes=(address,))
-        return
     working = index_build.successor(address.name)
     leftover = context.live.get(table_of(address).child("index", working))
     if leftover is not None and index_build.fits(leftover.settings, spec):
         yield _take_name(address, working, SHARE_UPDATE_EXCLUSIVE)
+        return
+    if is_partitioned(context, table_of(address)):
+        if leftover is not None:
+            yield replace(_drop(leftover.address, context, "clear"), object=address, destroys=())
+        yield from index_build.on_parent(address, spec, address.name, context, makes=(address,))
         return
     if leftover is not None:
         summary = f"clear what is left of an earlier index {working}"

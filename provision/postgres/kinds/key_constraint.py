@@ -113,7 +113,7 @@ def completed(table: Address, kind: str, name: str, settings: Settings) -> tuple
         settings["deferrable"] = True
     columns = [*settings["columns"], *settings["include"]]
     refs = tuple(table.child("column", c) for c in columns)
-    return {**settings, "valid": True, "missing": []}, refs
+    return {**settings, "valid": True, "missing": {}}, refs
 
 
 def deferral(settings: Settings) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from provision.postgres import sql
 from provision.postgres.kinds.steps import (
     ACCESS_EXCLUSIVE,
-    ACCESS_SHARE,
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
     alter,
@@ -16,7 +15,7 @@ from provision.postgres.kinds.steps import (
     member_name,
     table_of,
 )
-from provision.postgres.references import split_name
+from provision.postgres.kinds.type_swap import in_one_statement
 from provision.spec.change import Change, Context, Draft, Hazard, Sql
 from provision.spec.ident import Address
 from provision.spec.record import Record, Settings
@@ -24,8 +23,8 @@ from provision.spec.record import Record, Settings
 _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION"
 
 
-def fresh_members(split: Record, table: Record) -> Iterator[Draft]:
-    """The partitions of a table that the plan creates."""
+def fresh_members(split: Record, table: Record, role: str | None) -> Iterator[Draft]:
+    """The partitions of a table that the plan creates, in a session of ``role``."""
     for member, bound in split.settings["members"].items():
         name = member_name(table.address, member)
         unlogged = "UNLOGGED " if table.settings["unlogged"] else ""
@@ -40,7 +39,18 @@ def fresh_members(split: Record, table: Record) -> Iterator[Draft]:
             fresh=True,
             undo=Sql(f"DROP TABLE {name}"),
         )
-        yield from _owned(split.address, member, name, table.settings, fresh=True, follows=(member,))
+        if _given_away(table.settings, role):
+            owner = table.settings["owner"]
+            yield Draft(
+                object=split.address,
+                action="create",
+                key=f"owner {member}",
+                request=Sql(f"ALTER TABLE {name} OWNER TO {sql.quote_ident(owner)}"),
+                summary=f"give partition {member} to {owner}",
+                needs=(Address.root("pg", split.address.target, "role", owner),),
+                follows=(member,),
+                fresh=True,
+            )
 
 
 def _kept_as(settings: Settings) -> str:
@@ -55,22 +65,9 @@ def _kept_as(settings: Settings) -> str:
     return text
 
 
-def _owned(
-    address: Address, member: str, name: str, settings: Settings, *, fresh: bool, follows: tuple[str, ...]
-) -> Iterator[Draft]:
+def _given_away(settings: Settings, role: str | None) -> bool:
     """A partition belongs to its maker unless told otherwise."""
-    if settings["owner"] is None:
-        return
-    yield Draft(
-        object=address,
-        action="create",
-        key=f"owner {member}",
-        request=Sql(f"ALTER TABLE {name} OWNER TO {sql.quote_ident(settings['owner'])}"),
-        summary=f"give partition {member} to {settings['owner']}",
-        needs=(Address.root("pg", address.target, "role", settings["owner"]),),
-        follows=follows,
-        fresh=fresh,
-    )
+    return settings["owner"] is not None and settings["owner"] != role
 
 
 def lower(change: Change, context: Context) -> tuple[Draft, ...]:
@@ -86,76 +83,57 @@ def _update(address: Address, old: Settings, new: Settings, table: Record, conte
     for member in old["detaching"]:
         yield _finalize(address, member)
     if old["default"] and not new["default"]:
-        yield from _drop_default(address, old["default"])
+        yield _drop_default(address, old["default"])
     for member, bound in new["members"].items():
         if member not in old["members"]:
-            yield from _attached(address, member, bound, table, old, context)
+            yield _attached(address, member, bound, table, old, context)
         elif old["members"][member] != bound:
-            yield from _moved(address, member, bound, old["members"][member])
+            yield _moved(address, member, bound, old["members"][member])
 
 
-def _attached(
-    address: Address, member: str, bound: str, table: Record, old: Settings, context: Context
-) -> Iterator[Draft]:
-    """CREATE TABLE LIKE and ATTACH lock the parent less than CREATE TABLE PARTITION OF, which stops everybody."""
+def _attached(address: Address, member: str, bound: str, table: Record, old: Settings, context: Context) -> Draft:
+    """CREATE TABLE LIKE and ATTACH lock the parent less than CREATE TABLE PARTITION OF, which stops everybody.
+
+    One statement does both: a run that is interrupted leaves no table that belongs to nothing.
+    """
     name, parent = member_name(table.address, member), sql.table_name(address)
-    schema, bare = split_name(name)
     unlogged = "UNLOGGED " if table.settings["unlogged"] else ""
-    yield Draft(
-        object=address,
-        action="create",
-        key=f"create {member}",
-        request=Sql(f"CREATE {unlogged}TABLE {name} (LIKE {parent} {_LIKE}){_kept_as(table.settings)}"),
-        summary=f"create partition {member}",
-        lock=ACCESS_SHARE,
-        undo=Sql(f"DROP TABLE {name}"),
-        done_if=f"SELECT {sql.regclass(schema, bare)} IS NOT NULL",
-    )
-    yield from _owned(address, member, name, table.settings, fresh=False, follows=())
+    body = [f"CREATE {unlogged}TABLE {name} (LIKE {parent} {_LIKE}){_kept_as(table.settings)}"]
+    if _given_away(table.settings, context.facts(address).options.get("role")):
+        body.append(f"ALTER TABLE {name} OWNER TO {sql.quote_ident(table.settings['owner'])}")
+    body.append(f"ALTER TABLE {parent} ATTACH PARTITION {name} {bound}")
     referring = bool(context.live.children(table.address, "foreign_key"))
     detail = "the DEFAULT partition is locked and searched for rows that belong here"
     guarded = bool(old["default"]) and bound != "DEFAULT"
-    attach = alter(
-        address,
-        f"attach {member}",
-        f"ATTACH PARTITION {name} {bound}",
-        f"attach partition {member}",
+    return Draft(
+        object=address,
         action="create",
+        key=member,
+        request=Sql(in_one_statement(body)),
+        summary=f"create partition {member} and attach it",
         lock=ACCESS_EXCLUSIVE if guarded else SHARE_ROW_EXCLUSIVE if referring else SHARE_UPDATE_EXCLUSIVE,
         hazards=(blocking(detail),) if guarded else (),
-        undo=f"DETACH PARTITION {name}",
-        done_if=_is_attached(schema, bare, address),
-    )
-    yield attach
-
-
-def _is_attached(schema: str, name: str, address: Address) -> str:
-    parent = sql.regclass(*table_of(address).names[:2])
-    return (
-        f"SELECT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = {sql.regclass(schema, name)}"
-        f" AND h.inhparent = {parent})"
+        undo=Sql(f"DROP TABLE {name}"),
     )
 
 
-def _moved(address: Address, member: str, bound: str, old: str) -> Iterator[Draft]:
+def _moved(address: Address, member: str, bound: str, old: str) -> Draft:
     """Bounds never change in place: the partition leaves and comes back, and every row of it is looked at."""
-    name = member_name(table_of(address), member)
-    hazard = blocking(f"{member} is detached, and searched while it is attached with other bounds")
-    yield alter(
-        address,
-        f"detach {member}",
-        f"DETACH PARTITION {name}",
-        f"detach partition {member} to change what it holds",
-        undo=f"ATTACH PARTITION {name} {old}",
+    table, name = f"ALTER TABLE {sql.table_name(address)}", member_name(table_of(address), member)
+
+    def again(bound: str) -> Sql:
+        return Sql(in_one_statement([f"{table} DETACH PARTITION {name}", f"{table} ATTACH PARTITION {name} {bound}"]))
+
+    hazard = blocking(f"all rows of {member} are searched while the table is locked")
+    return Draft(
+        object=address,
+        action="alter",
+        key=member,
+        request=again(bound),
+        summary=f"change what partition {member} holds",
+        lock=ACCESS_EXCLUSIVE,
         hazards=(hazard,),
-    )
-    yield alter(
-        address,
-        f"attach {member}",
-        f"ATTACH PARTITION {name} {bound}",
-        f"attach partition {member} again",
-        undo=f"DETACH PARTITION {name}",
-        hazards=(hazard,),
+        undo=again(old),
     )
 
 
@@ -171,17 +149,15 @@ def _finalize(address: Address, member: str) -> Draft:
     )
 
 
-def _drop_default(address: Address, member: str) -> Iterator[Draft]:
+def _drop_default(address: Address, member: str) -> Draft:
     name = member_name(table_of(address), member)
     detail = f"the rows of the DEFAULT partition {member} are lost"
-    lost = Hazard("data_loss", detail, probe={"sql": f"SELECT count(*) FROM {name}"})
-    yield alter(address, f"detach {member}", f"DETACH PARTITION {name}", f"detach the DEFAULT partition {member}")
-    yield Draft(
+    return Draft(
         object=address,
         action="drop",
-        key=f"drop {member}",
+        key=member,
         request=Sql(f"DROP TABLE {name}"),
         summary=f"drop the DEFAULT partition {member}",
         lock=ACCESS_EXCLUSIVE,
-        hazards=(lost,),
+        hazards=(Hazard("data_loss", detail, probe={"sql": f"SELECT count(*) FROM {name}"}),),
     )

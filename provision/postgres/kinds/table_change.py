@@ -65,7 +65,7 @@ def _create(after: Record, context: Context) -> Lowered:
     )
     drafts = [create, *_after_creation(after, inline, context)]
     if split is not None:
-        drafts += partition_change.fresh_members(split, after)
+        drafts += partition_change.fresh_members(split, after, context.facts(address).options.get("role"))
     return Lowered(tuple(drafts), absorbed)
 
 
@@ -112,7 +112,8 @@ def _after_creation(after: Record, inline: list[Record], context: Context) -> It
             drafts = key_constraint.after_creation(part)
         yield from all_fresh(replace(d, needs=(*d.needs, address)) for d in drafts)
     noun = Noun("TABLE", sql.table_name(address))
-    yield from attributes(noun, address, None, s, fresh=True, follows=("",))
+    maker: Settings = {"owner": context.facts(address).options.get("role"), "comment": None}
+    yield from attributes(noun, address, maker, s, fresh=True, follows=("",))
     if s["replica_identity"] != "default":
         yield from all_fresh([replace(_replica_identity(address, s, None), follows=("",))])
     for draft in _row_security(address, None, s["row_security"], context):
