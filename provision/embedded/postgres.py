@@ -76,6 +76,11 @@ def programs(major: int, account: Account) -> Path:
     return readable_copy(account, folders, f"postgres-{version}") / package.name / _INSTALLS[major] / "bin"
 
 
+def is_installed(major: int) -> bool:
+    """Whether the programs of a major version are on this machine."""
+    return major in _INSTALLS and importlib.util.find_spec(_PACKAGE) is not None
+
+
 class Server:
     """A PostgreSQL server that keeps everything it has in ``home``; create it, then ``start()``.
 

@@ -165,20 +165,13 @@ def password_states(
     return {role: "match" if fit else "differs" for role, fit in fits.items()}
 
 
-def missing_privileges(facts: Facts, kinds: Iterable[str]) -> list[tuple[str, str]]:
-    """What this role lacks to apply records of these kinds: (what it cannot do, the SQL that allows it)."""
-    options, wanted = facts.options, set(kinds)
-    if options["superuser"]:
-        return []
-    role, database = quote_ident(options["role"]), quote_ident(options["database"])
-    found = []
-    if not options["create"] and wanted & {"schema", "extension"}:
-        found.append(("create schemas", f"GRANT CREATE ON DATABASE {database} TO {role}"))
-    if not options["createrole"] and wanted & {"role", "membership"}:
-        found.append(("manage roles", f"ALTER ROLE {role} CREATEROLE"))
-    if "role" in wanted and "unknown" in options["password_state"].values():
-        found.append(("see whether passwords fit", f"GRANT SELECT ON pg_catalog.pg_authid TO {role}"))
-    return found
+def verifiers(connection: Connection, roles: Iterable[str]) -> dict[str, str]:
+    """What pg_authid keeps of the roles' passwords, by role; empty where this role may not read it."""
+    try:
+        (output,) = wire.run(connection, copy(_password_query(dict.fromkeys(roles, ""))))
+    except Refusal:
+        return {}
+    return {str(role): stored for role, stored in parse_copy(output) if stored is not None}
 
 
 def _password_query(passwords: Mapping[str, str]) -> str:

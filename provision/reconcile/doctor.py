@@ -47,6 +47,7 @@ def _secrets(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
 
 
 def _postgres(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
+    from provision.embedded.postgres import is_installed
     from provision.postgres import deployer, ledger
     from provision.postgres.observe import observe
 
@@ -66,26 +67,13 @@ def _postgres(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
         facts, catalog = snapshot.facts, snapshot.catalog
         yield Finding(subject, f"PostgreSQL {_version(facts)} at {targets.postgres_settings(name).place}")
         live = (record for module in registry.postgres_modules() for record in module.decode(catalog))
-        has_embedded = _has_embedded(facts.version[0])
+        has_embedded = is_installed(facts.version[0])
         for what, grant in deployer.missing(facts, catalog, workspace.plane, live, has_embedded=has_embedded):
             yield Finding(subject, f"role {facts.options['role']} cannot {what}", False, f"{grant};")
         wanted = [r.address.name for r in workspace.plane.of_kind("extension") if r.address.target == name]
         for extension in wanted:
             if extension not in facts.options["extensions_available"]:
                 yield Finding(subject, f"extension {extension} is not installed there", False, "Install its package.")
-
-
-def _has_embedded(major: int) -> bool:
-    """Whether this machine can run a server of that major to compile expressions in."""
-    from provision.embedded.account import account
-    from provision.embedded.postgres import programs
-    from provision.embedded.process import ServerError
-
-    try:
-        programs(major, account())
-    except ServerError:
-        return False
-    return True
 
 
 def _nats(workspace: Workspace, targets: Targets) -> Iterator[Finding]:

@@ -141,7 +141,9 @@ class OpenPlane:
                     progress(summaries[step])
 
             adopted = {a for s in plan.steps if any(h.kind == "adopt" for h in s.hazards) for a in s.made}
-            return self._run(plan, Executor(self.targets, ledger, self._store(ledger), both, adopted), ledger)
+            outcome = self._run(plan, Executor(self.targets, ledger, self._store(ledger), both, adopted), ledger)
+        self._render()
+        return outcome
 
     def status(self) -> dict[str, Any]:
         """Targets, counts of objects by kind, and the latest runs."""
@@ -179,6 +181,13 @@ class OpenPlane:
             raise
         ledger.finish_run(run, "done", {**plan.summary, "adopted": outcome.adopted})
         return outcome
+
+    def _render(self) -> None:
+        """Write the files of rendered kinds and say where."""
+        from provision.reconcile.rendering import write_pgbouncer
+
+        for path in write_pgbouncer(self.workspace.plane, self.targets, self.note):
+            self.note(f"wrote {path}")
 
     def _note_failure(self, ledger: Any, run: str) -> None:
         """Record the failure where the ledger still answers; the error itself matters more than this note."""

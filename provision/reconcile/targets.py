@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -62,13 +62,15 @@ class Targets:
     def is_set(self, reference: Mapping[str, str]) -> bool:
         return secrets.is_set(reference, self.root, self._generated)
 
-    def postgres_settings(self, name: str) -> Settings:
-        """How to reach a database's primary directly. Raises UnreachableError for an embedded server that is down."""
+    def postgres_settings(self, name: str, endpoint: str = "primary") -> Settings:
+        """How to reach a database directly, at its primary or another endpoint. Raises UnreachableError for an embedded server that is down."""
         from provision.postgres.connect import settings
 
         target = self.targets["pg", name]
         if target.kind != "embedded":
-            return settings(target.settings, self.resolve, application_name=f"holdfast {self.env}")
+            return settings(
+                target.settings, self.resolve, endpoint=endpoint, application_name=f"holdfast {self.env}"
+            )
         running = self._running
         server = running.postgres.get(name) if running is not None else None
         if server is None or server.pid is None:
@@ -87,6 +89,12 @@ class Targets:
             self._open.callback(connection.close)
             self._postgres[name] = connection
         return self._postgres[name]
+
+    def verifiers(self, name: str, roles: Sequence[str]) -> dict[str, str]:
+        """What the server keeps of the roles' passwords; empty where we may not see it."""
+        from provision.postgres.observe import verifiers
+
+        return verifiers(self.postgres(name), roles)
 
     def nats_settings(self, name: str) -> NatsSettings:
         """How to reach a NATS account. Raises UnreachableError for an embedded server that is down, SecretMissing."""

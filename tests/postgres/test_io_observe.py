@@ -97,12 +97,6 @@ def test_passwords_are_compared_where_pg_authid_can_be_read(pg_database: dict[st
     with connect.connect(settings(pg_database, user="wrong", password="other")) as guest:
         facts = observe.observe(guest, "main", QUERIES, passwords=wanted).facts
     assert set(facts.options["password_state"].values()) == {"unknown"}
-    missing = observe.missing_privileges(facts, ["schema", "role"])
-    assert [grant for _, grant in missing] == [
-        f"GRANT CREATE ON DATABASE {pg_database['dbname']} TO wrong",
-        "ALTER ROLE wrong CREATEROLE",
-        "GRANT SELECT ON pg_catalog.pg_authid TO wrong",
-    ]
 
 
 def test_a_refused_query_leaves_the_session_usable(pg_database: dict[str, Any]) -> None:
