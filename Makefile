@@ -34,7 +34,6 @@ $(STAMP): $(LOCK) pyproject.toml
 up: $(STAMP) ## start PostgreSQL and NATS here and bring the plane of SPECS into place
 	$(HOLDFAST) dev up
 	$(HOLDFAST) check
-	$(HOLDFAST) plan
 	$(HOLDFAST) apply --yes
 	$(HOLDFAST) status
 

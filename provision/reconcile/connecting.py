@@ -45,7 +45,7 @@ class Origin:
         node: dict[str, dict[str, Any]] = {}
         for (system, name), target in self.targets.targets.items():
             word = _WORDS[system]
-            settings = known.get(word, {}).get(name) or target.settings
+            settings = {**target.settings, **known.get(word, {}).get(name, {})}
             node.setdefault(word, {})[name], _ = options(TABLES[word], settings)
             self._tell(f"{word}.{name}", settings)
         return node

@@ -149,7 +149,7 @@ class OpenPlane:
         """Targets, counts of objects by kind, and the latest runs."""
         world = self.observe()
         rows: dict[str, dict[str, int]] = {}
-        for column, records in (("declared", self.workspace.plane), ("live", world.live)):
+        for column, records in (("declared", self.desired(world)), ("live", world.live)):
             for record in records:
                 counts = rows.setdefault(record.address.kind, {"declared": 0, "live": 0, "owned": 0})
                 counts[column] += 1

@@ -125,10 +125,9 @@ class Targets:
         )
 
 
-#: What the runtime needs to know of a target to reach it; secrets stay references.
-_REACH = frozenset(
-    "kind urls creds user password token nkey tls domain dsn host port endpoints service namespace database form mode".split()
-)
+#: What the runtime needs to know of a target to reach it; secrets stay references. As whom plan and apply
+#: connect is not part of it: pools have roles of their own, and two deployers must not see a difference.
+_REACH = frozenset("kind urls tls domain dsn host port endpoints service namespace database form mode".split())
 
 
 def reachable(targets: Mapping[tuple[str, str], Target]) -> dict[str, dict[str, dict[str, object]]]:

@@ -23,10 +23,14 @@ class FieldError(ValueError):
 
 @dataclass(frozen=True)
 class Type:
-    """A type of the spec language: its JSON Schema and its parser to the canonical value."""
+    """A type of the spec language: its JSON Schema and its parser to the canonical value.
+
+    ``table`` describes the options where the value, or each item of it, is an object; pages are made of it.
+    """
 
     schema: Json
     parse: Callable[[Any], Any] = field(default=lambda value: value)
+    table: FieldTable | None = None
 
 
 def _guard(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -117,7 +121,7 @@ def list_of(item: Type, *, min_items: int = 0, max_items: int | None = None) -> 
         schema["minItems"] = min_items
     if max_items is not None:
         schema["maxItems"] = max_items
-    return Type(schema, parse)
+    return Type(schema, parse, item.table)
 
 
 def map_of(value_type: Type, *, key_pattern: str | None = None) -> Type:
@@ -129,17 +133,17 @@ def map_of(value_type: Type, *, key_pattern: str | None = None) -> Type:
     schema: Json = {"type": "object", "additionalProperties": value_type.schema}
     if key_pattern is not None:
         schema["propertyNames"] = {"pattern": key_pattern}
-    return Type(schema, parse)
+    return Type(schema, parse, value_type.table)
 
 
 def any_of(*types: Type, parse: Callable[[Any], Any]) -> Type:
     """A value in one of several forms, brought to one canonical form by ``parse``."""
-    return Type({"anyOf": [t.schema for t in types]}, parse)
+    return Type({"anyOf": [t.schema for t in types]}, parse, next((t.table for t in types if t.table), None))
 
 
 def object_of(table: FieldTable) -> Type:
     """A nested object with its own field table."""
-    return Type(table.schema(), table.parse)
+    return Type(table.schema(), table.parse, table)
 
 
 def nullable(inner: Type) -> dict[str, Any]:

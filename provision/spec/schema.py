@@ -6,6 +6,7 @@ the file that editors use is the one that check uses.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -21,6 +22,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 #: A change of the language that old files do not survive gets a new number.
 ID = "urn:holdfast:spec:1"
 ENVIRONMENT_ID = "urn:holdfast:environment:1"
+#: The files that header comments of specs and of environments name; they stand beside the folder of specs.
+FILE = "holdfast.schema.json"
+ENVIRONMENT_FILE = "holdfast.environment.schema.json"
 #: Removing one wrong node may uncover another; deeper chains than this end with the whole section removed.
 _ROUNDS = 12
 
@@ -57,6 +61,22 @@ def compose_environment(sections: Iterable[Section]) -> Json:
         },
         "additionalProperties": False,
     }
+
+
+def files(sections: Iterable[Section]) -> dict[str, str]:
+    """Both JSON Schemas as text, by the names of their files."""
+    known = tuple(sections)
+    return {FILE: text(compose(known)), ENVIRONMENT_FILE: text(compose_environment(known))}
+
+
+def text(schema: Json) -> str:
+    """The one text form of a JSON Schema: what is printed, written and committed."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def header(file: str, depth: int) -> str:
+    """The comment that lets editors check a file ``depth`` folders below the one that holds the JSON Schemas."""
+    return f"# yaml-language-server: $schema={'../' * depth}{file}\n"
 
 
 def _optional(schema: Json) -> Json:

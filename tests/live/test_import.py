@@ -93,6 +93,7 @@ def test_servers_named_on_the_command_line_need_no_specs(applied: Plane) -> None
     assert database["password"] not in everything(found)
     assert "plane: small" in (found.specs / "plane.yaml").read_text()
     applied.sql("DELETE FROM holdfast.objects")
+    found.variables["POSTGRES_PASSWORD"] = str(database["password"])
     assert found.plan()["steps"] == []
 
 
