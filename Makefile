@@ -17,7 +17,7 @@ HOLDFAST := $(BIN)/holdfast --specs $(SPECS) --env $(ENV)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv up down reset test lint format soak lock clean
+.PHONY: help venv up down reset test lint format generate soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,13 @@ lint: $(STAMP) ## style, format, types and import contracts
 format: $(STAMP) ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix --select I
 	$(BIN)/ruff format
+
+generate: $(STAMP) ## make the generated files anew: JSON Schemas, pages of rules and kinds
+	$(BIN)/holdfast schema > holdfast.schema.json
+	$(BIN)/holdfast schema --environment > holdfast.environment.schema.json
+	$(BIN)/python -m provision.checks.pages --write docs/rules
+	$(BIN)/python -m provision.reference docs/reference
+	cp provision/plan/contract.schema.json runtime/holdfast/contract.schema.json
 
 test: lint ## lint, then every behaviour on real servers; also writes build/junit.xml
 	@mkdir -p build

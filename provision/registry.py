@@ -53,9 +53,11 @@ def postgres_kinds() -> Sequence[Kind]:
 
 @cache
 def postgres_queries() -> Sequence[Query]:
-    """The bulk catalog queries of all kinds, each once."""
+    """The bulk catalog queries of all kinds, each once, and the one for what no kind models."""
+    from provision.postgres import unmodelled
+
     groups = [module.QUERIES for module in postgres_modules()]
-    return tuple(queries_by_name([(RELATIONS, ROLE_NAMES), *groups]).values())
+    return tuple(queries_by_name([(RELATIONS, ROLE_NAMES), *groups, (unmodelled.QUERY,)]).values())
 
 
 @cache

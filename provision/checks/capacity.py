@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from provision.checks.rule import Finding, listed, rule
+from provision.checks.rule import Finding, counted, listed, rule
 from provision.nats.kinds import bucket, consumer, object_store
 from provision.nats.kinds import stream as streams
 from provision.spec.nearest import nearest
@@ -49,8 +49,8 @@ def replicas_exceed_cluster(scene: Scene) -> Iterator[Finding]:
         if servers and replicas > servers:
             yield Finding(
                 (*stream.origin, "replicas"),
-                f"replicas of {stream.title} are {replicas}, and target {stream.target} has {servers} "
-                f"server{'s' if servers > 1 else ''}",
+                f"replicas of {stream.title} are {replicas}, and target {stream.target} has "
+                f"{counted(servers, 'server')}",
                 f"Write replicas: {servers}, or declare more servers.",
                 related=((("targets", "nats", stream.target, "servers"), "declared servers"),),
             )
@@ -132,7 +132,7 @@ def placement_unmatched(scene: Scene) -> Iterator[Finding]:
         elif fitting < (replicas := stream.settings["replicas"]):
             yield Finding(
                 (*origin, "tags"),
-                f"placement of {stream.title} fits {fitting} servers, and it has {replicas} replicas",
+                f"placement of {stream.title} fits {counted(fitting, 'server')}, and it has {replicas} replicas",
                 "Use fewer tags, or lower replicas.",
             )
 
@@ -173,8 +173,8 @@ def storage_overcommit(scene: Scene) -> Iterator[Finding]:
         for limit, what in exceeded:
             yield Finding(
                 (*largest.origin, "max_bytes"),
-                f"storage of target {target} is overcommitted: {len(group)} streams reserve {format_size(total)} in "
-                f"{storage}, and {what} is {format_size(limit)}",
+                f"storage of target {target} is overcommitted: {counted(len(group), 'stream')} reserve "
+                f"{format_size(total)} in {storage}, and {what} is {format_size(limit)}",
                 "Lower max_bytes or replicas; this stream reserves most.",
                 related=((("targets", "nats", target, word), "declared here"),),
             )
@@ -404,7 +404,8 @@ def account_limit(scene: Scene) -> Iterator[Finding]:
             if 0 < (limits.get(option) or 0) < count:
                 yield Finding(
                     (*where, option),
-                    f"account of target {target} allows {limits[option]} {option[4:]}, and {count} are declared",
+                    f"account of target {target} allows {counted(limits[option], option[4:-1])}, "
+                    f"and {count} are declared",
                     "Raise the limit, or declare less.",
                 )
         for stream in group if limits.get("max_bytes_required") else ():

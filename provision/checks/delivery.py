@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provision.checks.rule import Finding, rule
+from provision.checks.rule import Finding, counted, rule
 from provision.nats.kinds.subjects import collide
 from provision.spec.units import format_duration, format_size
 
@@ -68,9 +68,9 @@ def _excesses(consumer: Consumer) -> Iterator[tuple[str, str]]:
     limits = stream["consumer_limits"] or {}
     replicas, most = settings["replicas"], stream["replicas"]
     if replicas > most:
-        yield "replicas", f"has {replicas} replicas, more than the {most}"
+        yield "replicas", f"has {counted(replicas, 'replica')}, more than the {most}"
     elif replicas and replicas != most and stream["retention"] != "limits":
-        yield "replicas", f"has {replicas} replicas, which must equal the {most}"
+        yield "replicas", f"has {counted(replicas, 'replica')}, which must equal the {most}"
     pending, bound = settings["max_ack_pending"] or 0, limits.get("max_ack_pending") or 0
     if bound > 0 and pending > bound:
         yield "max_ack_pending", f"has max_ack_pending {pending}, more than the {bound}"
@@ -170,12 +170,16 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
         if settings[option] and policy != needed:
             yield option, f"needs deliver_policy {needed}, and it is {policy}", f"Write deliver_policy: {needed}."
         if policy == needed and not settings[option]:
-            yield "deliver_policy", f"{policy} needs {option}", f"Declare {option}."
+            yield "deliver_policy", f"is {policy}, which needs {option}", f"Declare {option}."
     if policy == "last_per_subject" and not settings["filter_subject"] and not settings["filter_subjects"]:
-        yield "deliver_policy", "last_per_subject needs a filter", "Declare filter_subject."
+        yield "deliver_policy", "is last_per_subject, which needs a filter", "Declare filter_subject."
     steps, tries = len(settings["backoff"]), settings["max_deliver"]
     if steps and 0 < tries < steps:
-        yield "backoff", f"has {steps} steps for {tries} deliveries", "Raise max_deliver, or drop steps."
+        yield (
+            "backoff",
+            f"has {counted(steps, 'step')}, more than max_deliver {tries}",
+            "Raise max_deliver, or drop steps.",
+        )
     if settings["flow_control"] and not settings["idle_heartbeat"] and settings["ack_policy"] != "flow_control":
         yield "flow_control", "needs idle_heartbeat", "Declare idle_heartbeat."
     if settings["priority_policy"] != "none" and not settings["priority_groups"]:

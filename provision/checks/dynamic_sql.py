@@ -115,9 +115,10 @@ def _declared_as(tokens: Tokens, names: set[str]) -> set[str]:
 
 _ALONE = (
     ({"vacuum"}, "VACUUM"),
-    ({"concurrently", "index"}, "CONCURRENTLY"),
     ({"concurrently", "detach"}, "DETACH CONCURRENTLY"),
     ({"concurrently", "reindex"}, "REINDEX CONCURRENTLY"),
+    ({"concurrently", "create", "index"}, "CREATE INDEX CONCURRENTLY"),
+    ({"concurrently", "drop", "index"}, "DROP INDEX CONCURRENTLY"),
     ({"create", "database"}, "CREATE DATABASE"),
     ({"drop", "database"}, "DROP DATABASE"),
     ({"alter", "system"}, "ALTER SYSTEM"),
@@ -161,7 +162,7 @@ def statement_refuses_transaction(scene: Scene) -> Iterator[Finding]:
         statements = _all_statements(text)
         for first, known in statements:
             shown = next((name for needed, name in _ALONE if needed <= known), None)
-            if first.text == "commit" or (first.text == "rollback" and "to" not in known):
+            if first.text in ("commit", "rollback"):
                 shown = None if text.record.settings.get("procedure") else first.text.upper()
             elif first.text not in _STARTS:
                 shown = None

@@ -55,9 +55,8 @@ def extension_not_declared(scene: Scene) -> Iterator[Finding]:
 
 
 def _extension_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, str]]:
-    for record, path, name in scene.typed:
-        is_ours = (record.address.target, f"{name.schema}.{name.name}") in scene.types
-        if name.name in EXTENSION_OF_TYPE and not is_ours:
+    for record, path, name in scene.undeclared_types:
+        if name.name in EXTENSION_OF_TYPE:
             yield record, (*(record.origin or ()), *path), f"type {name.name}", EXTENSION_OF_TYPE[name.name]
     for _, index in scene.indexes:
         if index.method in EXTENSION_OF_METHOD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from provision.checks.rule import Finding, listed, rule
+from provision.checks.rule import Finding, counted, listed, rule
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def foreign_key_columns_do_not_fit(scene: Scene) -> Iterator[Finding]:
                 (*(key.origin or ()), "columns"),
                 f"foreign key {key.address.name} pairs ({', '.join(own)}) with {target.qualified} "
                 f"({', '.join(columns)})",
-                f"Name {len(columns)} columns, one for each of ({', '.join(columns)}).",
+                f"Name {counted(len(columns), 'column')}, one for each of ({', '.join(columns)}).",
             )
             continue
         for i, (mine, theirs) in enumerate(zip(own, columns, strict=True)):

@@ -64,7 +64,7 @@ def schema_not_declared(scene: Scene) -> Iterator[Finding]:
 
 
 def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | None]]:
-    for record, path, name in scene.typed:
+    for record, path, name in scene.undeclared_types:
         yield record, (*(record.origin or ()), *path), name.schema or "", None
     for record in scene.of("trigger"):
         function = str(record.settings.get("function") or "")
@@ -103,9 +103,9 @@ def type_not_declared(scene: Scene) -> Iterator[Finding]:
             tables:
               orders: {columns: {status: {type: shop.order_status, nullable: false}}}
     """
-    for record, path, name in scene.typed:
+    for record, path, name in scene.undeclared_types:
         target, qualified = record.address.target, f"{name.schema}.{name.name}"
-        if (target, qualified) in scene.types or scene.table(target, qualified) is not None:
+        if scene.table(target, qualified) is not None:
             continue
         sections = ("enums", "domains", "types", "tables")
         if name.name in EXTENSION_OF_TYPE or any(
@@ -128,7 +128,8 @@ def unqualified_reference(scene: Scene) -> Iterator[Finding]:
     an unqualified name of the plane's is not found (SQLSTATE 42P01, 42883), or found in another schema by someone
     else's session. Unqualified types are refused when the spec is read.
 
-    Fix: write schema.name. In a function, `set: {search_path: …}` pins the path instead.
+    Fix: write schema.name. In a PL/pgSQL function, which is not parsed before it runs, `set: {search_path: …}` pins
+    the path instead.
 
     Source: PostgreSQL documentation, The Schema Search Path. Mistakes: SB-28.
 
@@ -155,7 +156,7 @@ def unqualified_reference(scene: Scene) -> Iterator[Finding]:
     for text in scene.texts:
         if not text.sql.mentions & suspect:
             continue
-        settings = text.record.settings.get("set")
+        settings = text.record.settings.get("set") if text.language != "sql" else None
         if isinstance(settings, dict) and _names_a_schema(settings.get("search_path")):
             continue
         target = text.record.address.target

@@ -77,13 +77,14 @@ def mistakes() -> str:
     """The table of mistakes found in the source documents: what catches each class."""
     catching: dict[str, list[Rule]] = defaultdict(list)
     for rule in RULES:
-        for number in rule.mistakes:
-            catching[number].append(rule)
-    rows = [
+        for label in rule.mistakes:
+            catching[label].append(rule)
+    head = (
         "# Mistakes of the source documents\n\n"
         "Each class of mistakes found there, and the rule, stage or later issue that catches it.\n\n"
         "| class | mistake | caught by |\n|---|---|---|\n"
-    ]
+    )
+    rows = [head]
     for number, name in NAMES.items():
         label = f"SB-{number:02}"
         found = [f"[{r.code}]({r.code}.md) {r.severity}, {r.level}" for r in catching[label]]

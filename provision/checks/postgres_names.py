@@ -64,6 +64,11 @@ MILLISECOND_SETTINGS = frozenset(
     "statement_timeout lock_timeout idle_in_transaction_session_timeout idle_session_timeout transaction_timeout "
     "deadlock_timeout log_min_duration_statement".split()
 )
+#: Settings that people put into connection strings, where libpq has no such parameter.
+SESSION_SETTINGS = MILLISECOND_SETTINGS | frozenset(
+    "search_path timezone work_mem role default_transaction_isolation default_transaction_read_only datestyle "
+    "intervalstyle synchronous_commit row_security jit plan_cache_mode statement_mem log_statement".split()
+)
 #: Columns of the system catalogs that have type ``name``.
 NAME_COLUMNS = frozenset(
     "nspname relname schemaname tablename indexname indexrelname datname usename rolname attname typname proname "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from provision.checks import (
@@ -48,9 +49,8 @@ _SUBJECTS = (
 RULES: tuple[Rule, ...] = tuple(sorted((r for s in _SUBJECTS for r in s.RULES), key=lambda r: r.code))
 
 
-def rule_of(code: str) -> Rule | None:
-    """Find a rule by its code or its slug."""
-    return next((r for r in RULES if code.upper() == r.code or code == r.slug), None)
+#: What to underline in SQL: a string, a name with its parts, or what stands together.
+_WORD = re.compile(r"'[^'\n]*'|[\w.$]+|[^\s\w]+")
 
 
 def run(
@@ -94,5 +94,6 @@ def place(document: Document, where: Pointer, *, at_key: bool = False, offset: i
             continue
         pointer.append(step)
     if offset is not None and isinstance(node, str):
-        return document.locate_text(tuple(pointer), offset)
+        word = _WORD.match(node, offset)
+        return document.locate_text(tuple(pointer), offset)._replace(width=len(word[0]) if word else 0)
     return document.locate(tuple(pointer), key=at_key)

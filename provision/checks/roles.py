@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from provision.checks.postgres_names import MILLISECOND_SETTINGS
+from provision.checks.postgres_names import MILLISECOND_SETTINGS, SESSION_SETTINGS
 from provision.checks.rule import Finding, rule
 from provision.spec.nearest import nearest
 
@@ -179,10 +179,11 @@ def conninfo_unknown_parameter(scene: Scene) -> Iterator[Finding]:
         for name, value in _query(dsn):
             if name not in _LIBPQ:
                 mend = f"Write options=-c%20{name}%3D{value}, with a unit, or put it into the role."
+                near = "" if name in SESSION_SETTINGS else nearest(name, _LIBPQ)
                 yield Finding(
                     where,
                     f"connection string of target {target} has the parameter {name}, which libpq does not know",
-                    nearest(name, _LIBPQ) or mend,
+                    near or mend,
                     offset=dsn.index(name),
                 )
 

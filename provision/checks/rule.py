@@ -84,3 +84,8 @@ def listed(items: Iterable[str], conjunction: str = "and") -> str:
     """Write ``a, b and c``."""
     *rest, last = list(items)
     return f"{', '.join(rest)} {conjunction} {last}" if rest else last
+
+
+def counted(number: int, noun: str) -> str:
+    """Write ``1 server``, ``3 servers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from provision.spec.ident import Address
     from provision.spec.record import Facts, Plane, Pointer, Record
 
-#: Facts of targets, by system and target name.
-TargetFacts = "Mapping[tuple[str, str], Facts]"
-
 
 class Document(Protocol):
     """What checks need of a loaded document: its merged values and their places."""
@@ -74,7 +71,8 @@ class Scene:
     def __init__(self, plane: Plane, document: Document, facts: Mapping[tuple[str, str], Facts]) -> None:
         self.plane = plane
         self.document = document
-        self.facts = facts
+        # A declared 2.12 is at least 2.12.0, which (2, 12) is not.
+        self.facts = {k: f._replace(version=(*f.version, 0, 0)[:3] if f.version else ()) for k, f in facts.items()}
         self.by_kind: dict[str, list[Record]] = defaultdict(list)
         self._children: dict[Address, dict[str, list[Record]]] = {}
         self._base_types: dict[tuple[str, str], TypeName] = {}
@@ -220,17 +218,22 @@ class Scene:
         return found
 
     @cached_property
-    def typed(self) -> list[tuple[Record, Pointer, TypeName]]:
-        """Every declared use of a type that is not built in: columns, domains, arguments of functions."""
-        found: list[tuple[Record, Pointer, TypeName]] = []
-        for (_, declared), columns in self.columns_by_type.items():
+    def undeclared_types(self) -> list[tuple[Record, Pointer, TypeName]]:
+        """Every use of a type that is neither built in nor declared: columns, domains, arguments of functions."""
+        uses: list[tuple[Record, Pointer, str]] = []
+        for (target, declared), columns in self.columns_by_type.items():
             name = parse_type(declared)
-            found += [(c.record, ("type",), name) for c in columns] if name.schema is not None else []
-        found += [(r, ("type",), parse_type(r.settings["type"])) for r in self.of("domain")]
+            if name.schema is not None and self.type_record(target, name) is None:
+                uses += [(c.record, ("type",), declared) for c in columns]
+        uses += [(r, ("type",), r.settings["type"]) for r in self.of("domain")]
         for record in self.of("function"):
-            for i, argument in enumerate(record.settings["arguments"]):
-                found.append((record, ("arguments", i, "type"), parse_type(argument["type"])))
-        return [use for use in found if use[2].schema is not None]
+            uses += [(record, ("arguments", i, "type"), a["type"]) for i, a in enumerate(record.settings["arguments"])]
+        named = ((record, path, parse_type(text)) for record, path, text in uses)
+        return [
+            (record, path, name)
+            for record, path, name in named
+            if name.schema is not None and self.type_record(record.address.target, name) is None
+        ]
 
     @cached_property
     def made_columns(self) -> list[Record]:
@@ -291,8 +294,12 @@ class Scene:
     def name(self, record: Record) -> str:
         """Write an object as people name it: ``agents.state.version``, ``stream TASKS``, ``function agents.f``."""
         address = record.address
+        if address.kind == "membership":
+            return f"role {address.names[1]}"
         if address.system != "pg" or address.path[0] in ("role", "extension"):
             return f"{address.kind.replace('_', ' ')} {address.name}"
+        if address.kind == "grant":
+            return f"a grant on {'.'.join(n for n in address.names[:-1] if n not in KIND_WORDS)}"
         named = ".".join(n for n, raw in zip(address.names, address.path, strict=True) if raw not in KIND_WORDS)
         return named if address.kind in ("table", "column") else f"{address.kind.replace('_', ' ')} {named}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from provision.checks.rule import Finding, listed, rule
-from provision.nats.kinds.subjects import SubjectIndex, covered
+from provision.nats.kinds.subjects import SubjectIndex, collide, covered, subset
 from provision.spec.nearest import nearest
 from provision.spec.units import format_duration
 
@@ -180,19 +180,20 @@ _CONDITIONS: tuple[tuple[Callable[[Settings], bool], str, str], ...] = (
      "allow_msg_counter", "needs discard: old and retention: limits"),
     (lambda s: bool(s["allow_msg_schedules"]) and s["discard"] == "new", "allow_msg_schedules", "needs discard: old"),
     (lambda s: s["persist_mode"] == "async" and (s["storage"] != "file" or s["replicas"] > 1 or s["allow_atomic"]),
-     "persist_mode", "async needs file storage, one replica and no allow_atomic"),
+     "persist_mode", "is async, which needs file storage, one replica and no allow_atomic"),
     (lambda s: bool((s["placement"] or {}).get("preferred")), "placement", "takes no preferred leader"),
     (lambda s: any(_needs_no_ack(x) for x in s["subjects"]) and not s["no_ack"],
-     "subjects", "reach into the server's own subjects, which needs no_ack: true"),
+     "subjects", "reach into the server's own subjects, so it needs no_ack: true"),
     (lambda s: bool(s["mirror_direct"]) and s["mirror"] is None, "mirror_direct", "is for mirrors only"),
 )  # fmt: skip
-_SYSTEM = ("$JS.", "$JSC.", "$NRG.", "$SYS.")
+#: Subjects of the server itself, and the parts of them that a stream may capture all the same.
+_SYSTEM = ("$JS.>", "$JSC.>", "$NRG.>", "$SYS.>")
+_FREE = ("$JS.EVENT.>", "$SYS.ACCOUNT.>")
 
 
 def _needs_no_ack(subject: str) -> bool:
-    if subject.startswith(("$JS.EVENT.", "$SYS.ACCOUNT.")):
-        return False
-    return subject == ">" or subject.startswith(_SYSTEM)
+    reaches = any(collide(subject, system) for system in _SYSTEM)
+    return reaches and not any(subset(subject, free) for free in _FREE)
 
 
 @rule("HF0520", "stream-options-exclude-each-other", "option")
@@ -251,7 +252,10 @@ def stream_without_bound(scene: Scene) -> Iterator[Finding]:
     """
     for stream in scene.streams.values():
         settings = stream.settings
-        bounded = stream.max_age or settings["max_bytes"] > 0 or settings["max_msgs"] > 0
+        limits = ("max_age", "max_bytes", "max_msgs")
+        # A bound that is written and was refused by reading is no second mistake.
+        refused = any(scene.stated(stream.record, o) and not settings[o] for o in limits)
+        bounded = refused or any((settings[o] or 0) > 0 for o in limits)
         if not bounded and stream.record.address.kind == "stream" and settings["mirror"] is None:
             yield Finding(
                 stream.origin,

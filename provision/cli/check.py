@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from provision.cli import exits
-from provision.cli.output import colored, options, say
+from provision.cli.output import FORMAT, colored, options, say
 
 
-@click.command("check", help="Report every mistake in the specs.")
+@click.command("check", help="Report every mistake in the specs; with PATHS, only those in these files.")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--compile", "compiled", is_flag=True, help="Also build the schema on a scratch server (rolled back).")
-@click.option("--format", "form", type=click.Choice(["text", "json", "github", "sarif"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json", "github", "sarif"]), default="text", help=FORMAT)
 def command(paths: tuple[Path, ...], compiled: bool, form: str) -> int:
     from provision import reconcile
     from provision.spec import render

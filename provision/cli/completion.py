@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 from provision.spec.errors import InputError
 
 
-@click.command("completion", help="Print the shell completion script; e.g. eval \"$(holdfast completion bash)\".")
+@click.command("completion", help='Print the shell completion script; e.g. eval "$(holdfast completion bash)".')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     from provision.cli.main import program

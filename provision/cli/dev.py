@@ -9,7 +9,14 @@ from provision.cli.output import confirm, is_attended, options, say, show, table
 from provision.spec.errors import InputError
 
 
-@click.group("dev", help="Start and stop embedded servers.")
+class _InOrder(click.Group):
+    """Lists its commands in the order of their use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group("dev", cls=_InOrder, help="Start and stop embedded servers.")
 def command() -> None:
     pass
 

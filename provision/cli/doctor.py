@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from provision.cli import exits
-from provision.cli.output import options, say, show, show_json
+from provision.cli.output import FORMAT, options, say, show, show_json
 
 
 @click.command("doctor", help="Test reachability, versions and privileges.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help=FORMAT)
 def command(form: str) -> int:
     from provision.reconcile import doctor
 

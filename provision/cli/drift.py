@@ -8,11 +8,11 @@ import click
 
 from provision.cli import exits
 from provision.cli.clock import instant
-from provision.cli.output import options, say, show, show_json
+from provision.cli.output import FORMAT, options, say, show, show_json
 
 
 @click.command("drift", help="Show where the live plane departs from the specs.")
-@click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", help=FORMAT)
 @click.option("--as-of", type=str, callback=instant, metavar="TIME", help="Judge for another instant (RFC 3339).")
 @click.option("--only", multiple=True, metavar="ADDRESS", help="Only this object and what it needs.")
 def command(form: str, as_of: datetime, only: tuple[str, ...]) -> int:

@@ -9,14 +9,25 @@ import click
 from provision.spec.errors import InputError
 
 
-@click.command("explain", help="Print the page of a diagnostic code.")
-@click.argument("code")
-def command(code: str) -> None:
+def _codes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from provision.checks import pages
 
+    return [code for code in pages.all_pages() if code.startswith(incomplete.upper())]
+
+
+@click.command(
+    "explain",
+    help="Print the page of a diagnostic: what it means, a bad and a good example. CODE is HF0312, or a rule's name.",
+)
+@click.argument("code", shell_complete=_codes)
+def command(code: str) -> None:
+    from provision.checks import pages
+    from provision.checks.registry import RULES
+
     known = pages.all_pages()
-    found = known.get(code.upper()) or next((p for p in known.values() if f"({code})" in p.split("\n")[0]), None)
-    if found is None:
-        near = difflib.get_close_matches(code.upper(), known, n=3)
+    names = {rule.slug: rule.code for rule in RULES}
+    page = known.get(code.upper()) or known.get(names.get(code.lower(), ""))
+    if page is None:
+        near = difflib.get_close_matches(code.upper(), known) or difflib.get_close_matches(code.lower(), names)
         raise InputError(f"no diagnostic {code}", f"Near: {', '.join(near)}." if near else "See docs/rules/.")
-    click.echo(found, nl=not found.endswith("\n"))
+    click.echo(page, nl=not page.endswith("\n"))

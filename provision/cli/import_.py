@@ -12,7 +12,7 @@ from provision.cli.output import options, say
 @click.command("import", help="Write specs from live servers; without a server, those of the environment.")
 @click.option("--postgres", metavar="DSN", help="Database to read.")
 @click.option("--nats", metavar="URL", help="NATS server to read.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New folder.")
 @click.option("--schema", "schemas", multiple=True, metavar="NAME", help="Only these schemas.")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only these streams and buckets.")
 def command(

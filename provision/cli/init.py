@@ -1,8 +1,7 @@
-"""``holdfast init``: a folder of specs to start from, with the JSON Schema beside it for editors."""
+"""``holdfast init``: a folder of specs to start from, with the JSON Schemas beside it for editors."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -11,7 +10,6 @@ from provision.cli.output import options, say
 from provision.spec.errors import InputError
 
 _PLANE = """\
-# yaml-language-server: $schema=../holdfast.schema.json
 plane: {plane}
 streams:
   EVENTS:
@@ -34,7 +32,6 @@ schemas:
         primary_key: [id]
 """
 _DEV = """\
-# yaml-language-server: $schema=../../holdfast.schema.json
 targets:
   nats: {main: {kind: embedded}}
   postgres: {main: {kind: embedded}}
@@ -50,23 +47,19 @@ def command(plane: str) -> None:
     if not plane.isidentifier():
         raise InputError(f"{plane!r} cannot be a plane's name", "Use letters, digits and underscores.")
     specs = options().specs
+    schemas = {specs.resolve().parent / name: text for name, text in schema.files(registry.sections()).items()}
     files = {
-        specs / "plane.yaml": _PLANE.format(plane=plane),
-        specs / "environments" / "dev.yaml": _DEV,
-        specs.resolve().parent / "holdfast.schema.json": _pretty(schema.compose(registry.sections())),
+        specs / "plane.yaml": schema.header(schema.FILE, 1) + _PLANE.format(plane=plane),
+        specs / "environments" / "dev.yaml": schema.header(schema.ENVIRONMENT_FILE, 2) + _DEV,
     }
     for path in files:
-        if path.exists() and path.name != "holdfast.schema.json":
+        if path.exists():
             raise InputError(f"{path} exists", "Nothing was written; name another folder with --specs.")
-    for path, text in files.items():
+    for path, text in (files | schemas).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         say(f"wrote {_shown(path)}")
     say("next: holdfast dev up, holdfast check, holdfast apply")
-
-
-def _pretty(data: object) -> str:
-    return json.dumps(data, indent=2) + "\n"
 
 
 def _shown(path: Path) -> Path:

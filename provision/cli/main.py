@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Test reachability, versions and privileges."),
     "init": ("init", "Start a folder of specs."),
     "explain": ("explain", "Print the page of a diagnostic code."),
-    "schema": ("schema", "Print the JSON Schema of the spec language."),
+    "schema": ("schema", "Print the JSON Schemas of the spec language."),
     "dev": ("dev", "Start and stop embedded servers."),
     "completion": ("completion", "Print the shell completion script."),
 }
@@ -66,6 +66,13 @@ def _remember(name: str) -> Any:
     return callback
 
 
+def _environments(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from provision.spec.files import environments
+
+    found = ctx.find_object(Options) or Options()
+    return [name for name in environments(found.specs) if name.startswith(incomplete)]
+
+
 def shared_options() -> list[click.Option]:
     """Fresh copies of --specs, --env, -v and --no-color, for the group and for each command."""
     return [
@@ -74,7 +81,7 @@ def shared_options() -> list[click.Option]:
             help="Folder of specs (default: specs).", metavar="DIR",
         ),
         click.Option(
-            ["--env"], expose_value=False, callback=_remember("env"), metavar="NAME",
+            ["--env"], expose_value=False, callback=_remember("env"), metavar="NAME", shell_complete=_environments,
             help="Environment (default: dev; check alone: all).",
         ),
         click.Option(
@@ -149,7 +156,7 @@ program = Program(
 
 def main() -> None:
     """Run a command; every expected failure ends as one message and its documented exit code."""
-    # A command lives for seconds and keeps nearly all it makes: collecting would only walk tens of thousands of records.
+    # A command lives for seconds and keeps nearly all it makes: collecting would only walk thousands of records.
     gc.disable()
     sys.exit(run(sys.argv[1:]))
 

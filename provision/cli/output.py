@@ -12,6 +12,8 @@ import click
 
 from provision.cli.main import Options
 
+#: What --format says of itself, in every command that has it.
+FORMAT = "Form of what goes to stdout."
 _COLORS = {"+": "green", "~": "yellow", "-": "red", "±": "magenta", "→": "cyan", "!": "red"}
 
 

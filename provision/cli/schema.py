@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from provision.cli.output import show_json
 
-
-@click.command("schema", help="Print the JSON Schema of the spec language.")
-def command() -> None:
+@click.command("schema", help="Print the JSON Schema of spec files, or that of environments.")
+@click.option("--environment", is_flag=True, help="The one of the files below environments/.")
+def command(environment: bool) -> None:
     from provision import registry
     from provision.spec import schema
 
-    show_json(schema.compose(registry.sections()))
+    compose = schema.compose_environment if environment else schema.compose
+    click.echo(schema.text(compose(registry.sections())), nl=False)

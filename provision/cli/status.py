@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from provision.cli.output import options, say, show, show_json, table
+from provision.cli.output import FORMAT, options, say, show, show_json, table
 
 
 @click.command("status", help="Show targets, objects and the last runs.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help=FORMAT)
 def command(form: str) -> None:
     from provision import reconcile
 

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from provision.plan.closure import close
-from provision.plan.diff import Diff, diff, move_renamed
+from provision.plan.diff import Diff, diff
 from provision.plan.fingerprint import fingerprint, touched
 from provision.plan.lower import Scene, Work, lower
 from provision.plan.order import order
 from provision.plan.plan import Drift, Plan, Step, summarise
+from provision.plan.renames import move_renamed
 from provision.plan.scope import narrow
 from provision.spec.change import Change, Impact
 from provision.spec.ident import Address
@@ -52,10 +53,10 @@ def assemble(
     more, so neither may stand in for the other. Raises ScopeError for an unknown ``only`` address.
     """
     words = spelled or {}
-    moved, origin = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
+    moved, origin, was = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
     wanted, live = settle(_recognised(desired, moved, words), moved, kinds, seen.facts, clock)
     difference = diff(
-        wanted, live, {*seen.owned, *_declared(wanted, live, kinds)}, origin=origin,
+        wanted, live, {*seen.owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
         takes_children=lambda a: _takes_children(kinds, a),
     )  # fmt: skip
     scoped = narrow(difference.changes, only, (*wanted.records, *live.records))
@@ -65,7 +66,8 @@ def assemble(
         return kinds[change.address.kind].impact(change, seen.facts[change.address[:2]])
 
     changes = close(scoped, wanted, live, impact)
-    works = order(lower(Scene(wanted, live, changes, seen.facts), kinds, difference.foreign))
+    carried = {new: old for new, old in was.items() if str(old) in seen.owned}
+    works = order(lower(Scene(wanted, live, changes, seen.facts), kinds, difference.foreign, carried))
     steps = tuple(Step.from_work(work, after) for work, after in works)
     addresses = touched(work for work, _ in works)
     return Plan(
@@ -76,7 +78,7 @@ def assemble(
         touched=addresses,
         steps=steps,
         adopt=(*map(str, difference.adopt), *_unconfirmed(wanted, live, changes, seen)),
-        drift=tuple(_drift(difference, seen)),
+        drift=tuple(_drift(difference, seen, wanted)),
         summary=summarise(steps),
     )
 
@@ -163,7 +165,7 @@ def _takes_children(kinds: Mapping[str, Kind], address: Address) -> bool:
     return bool(getattr(kinds[address.kind], "takes_children", False))
 
 
-def _drift(difference: Diff, seen: Seen) -> Iterable[Drift]:
+def _drift(difference: Diff, seen: Seen, desired: Plane) -> Iterable[Drift]:
     """What differs from an earlier apply or from anybody's declaration, apart from plain creations."""
     for address, change in difference.changes.items():
         if change.action == "create":
@@ -178,7 +180,8 @@ def _drift(difference: Diff, seen: Seen) -> Iterable[Drift]:
     for address in difference.unmanaged:
         yield Drift(str(address), "unmanaged")
     for address, option, value in seen.unmodelled:
-        yield Drift(str(address), "unmodelled", {option: {"live": value, "declared": None}})
+        if address in desired:
+            yield Drift(str(address), "unmodelled", {option: {"live": value, "declared": None}})
 
 
 __all__ = ["Known", "Seen", "Work", "assemble", "settle"]

@@ -9,9 +9,6 @@ from provision.spec.change import Change
 from provision.spec.ident import Address
 from provision.spec.record import Plane, Record
 
-Retitle = Callable[[Record, Address, Address], Record]
-
-
 class Diff(NamedTuple):
     """What separates the live plane from the desired one.
 
@@ -31,6 +28,7 @@ def diff(
     owned: Collection[str],
     *,
     origin: Mapping[Address, Address] | None = None,
+    was: Mapping[Address, Address] | None = None,
     takes_children: Callable[[Address], bool] = lambda address: False,
 ) -> Diff:
     """Give every difference between ``live`` and ``desired``.
@@ -38,9 +36,10 @@ def diff(
     ``owned`` holds the text forms of the addresses in the ledger. An undeclared live object becomes a
     deletion when it is owned, when its parent asks for ``prune``, or when it goes with a deleted parent
     that ``takes_children``; otherwise it is unmanaged. ``origin`` says which addresses a rename gave
-    (new to old); ``live`` then holds those objects under their new addresses (see ``move_renamed``).
+    (new to old) and ``was`` the live address of everything that moved with one; ``live`` then holds those
+    objects under their new addresses (see ``renames``).
     """
-    origin = origin or {}
+    origin, was = origin or {}, was or {}
     found = live.records
     changes: dict[Address, Change] = {}
     adopt: list[Address] = []
@@ -52,7 +51,7 @@ def diff(
             continue
         old = origin.get(address)
         if before.settings == wanted.settings and old is None:
-            if str(address) not in owned:
+            if str(was.get(address, address)) not in owned:
                 adopt.append(address)
             continue
         fields = differing(before, wanted)
@@ -60,29 +59,10 @@ def diff(
             changes[address] = Change(address, "rename", before._replace(address=old), wanted, fields)
         else:
             changes[address] = Change(address, "update", before, wanted, fields)
-        if str(old or address) not in owned:
+        if str(was.get(address, address)) not in owned:
             foreign.add(address)
-    unmanaged = _undeclared(desired, found, owned, changes, takes_children)
+    unmanaged = _undeclared(desired, found, owned, was, changes, takes_children)
     return Diff(changes, tuple(adopt), tuple(unmanaged), frozenset(foreign))
-
-
-def move_renamed(
-    desired: Plane, live: Plane, retitle: Retitle = lambda record, old, new: record
-) -> tuple[Plane, dict[Address, Address]]:
-    """Put live objects that the specs rename under their new addresses, with everything below them.
-
-    Gives the moved plane and the map of new to old addresses. ``retitle`` rewrites the settings of a
-    record that moved or refers to one that did.
-    """
-    renames = {
-        r.renamed_from: r.address
-        for r in desired
-        if r.renamed_from is not None and r.renamed_from in live and r.address not in live
-    }
-    if not renames:
-        return live, {}
-    moved = _moved(live.records, renames, retitle)
-    return Plane(moved.values(), name=live.name, env=live.env), {new: old for old, new in renames.items()}
 
 
 def differing(before: Record, after: Record) -> tuple[str, ...]:
@@ -96,6 +76,7 @@ def _undeclared(
     desired: Plane,
     found: dict[Address, Record],
     owned: Collection[str],
+    was: Mapping[Address, Address],
     changes: dict[Address, Change],
     takes_children: Callable[[Address], bool],
 ) -> Iterable[Address]:
@@ -105,7 +86,7 @@ def _undeclared(
         address, parent = record.address, record.parent
         above = changes.get(parent) if parent is not None else None
         goes_along = above is not None and above.action == "delete" and takes_children(above.address)
-        if goes_along or str(address) in owned or _prunes(parent, desired, found):
+        if goes_along or str(was.get(address, address)) in owned or _prunes(parent, desired, found):
             changes[address] = Change(address, "delete", record, None)
         elif parent is not None and parent in desired.records:
             unmanaged.append(address)
@@ -121,32 +102,3 @@ def _prunes(address: Address | None, desired: Plane, found: dict[Address, Record
         record = wanted or found.get(address)
         address = record.parent if record is not None else None
     return False
-
-
-def _moved(
-    found: dict[Address, Record], renames: dict[Address, Address], retitle: Retitle
-) -> dict[Address, Record]:
-    """Give the live records under their new addresses: renamed objects with everything below them."""
-    result = found
-    for old, new in sorted(renames.items(), key=lambda pair: len(pair[0].path)):
-        size = len(old.path)
-
-        def move(address: Address, old: Address = old, new: Address = new, size: int = size) -> Address:
-            return address._replace(path=new.path + address.path[size:]) if address.within(old) else address
-
-        result = {
-            (record := _move_record(r, move, retitle, old, new)).address: record for r in result.values()
-        }
-    return result
-
-
-def _move_record(
-    record: Record, move: Callable[[Address], Address], retitle: Retitle, old: Address, new: Address
-) -> Record:
-    moved = record._replace(
-        address=move(record.address),
-        parent=move(record.parent) if record.parent is not None else None,
-        refs=tuple(move(a) for a in record.refs),
-        rigid=tuple(move(a) for a in record.rigid),
-    )
-    return moved if moved == record else retitle(moved, old, new)

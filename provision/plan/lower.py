@@ -43,11 +43,17 @@ class LoweringError(AssertionError):
 _RANK = {"delete": 0, "rename": 1}
 
 
-def lower(scene: Scene, kinds: Mapping[str, Kind], foreign: frozenset[Address] = frozenset()) -> list[Work]:
+def lower(
+    scene: Scene,
+    kinds: Mapping[str, Kind],
+    foreign: frozenset[Address] = frozenset(),
+    moved: Mapping[Address, Address] | None = None,
+) -> list[Work]:
     """Give the drafts for all changes, unordered but in a stable sequence.
 
     Changes of declared kinds are absorbed by the contract's own change. ``foreign`` are changed objects
-    that the plane does not own: their drafts carry an ``adopt`` hazard.
+    that the plane does not own: their drafts carry an ``adopt`` hazard. ``moved`` maps the new addresses of
+    owned objects to the old ones, where a rename of something above carries them along.
     """
     absorbed: dict[Address, Address] = {}
     works: list[Work] = []
@@ -64,7 +70,7 @@ def lower(scene: Scene, kinds: Mapping[str, Kind], foreign: frozenset[Address] =
         alters = change.action in ("update", "rename") and (
             kinds[address.kind].impact(change, scene.facts(address)) == "alter"
         )
-        works.extend(_works(lowered, changes, foreign, alters))
+        works.extend(_works(lowered, changes, foreign, moved or {}, alters))
     missed = [a for a in changes if a not in absorbed and kinds[a.kind].nature == "live"]
     if missed:
         raise LoweringError(f"not absorbed: {', '.join(map(str, missed[:5]))}")
@@ -72,13 +78,18 @@ def lower(scene: Scene, kinds: Mapping[str, Kind], foreign: frozenset[Address] =
 
 
 def _works(
-    lowered: Lowered, changes: Mapping[Address, Change], foreign: frozenset[Address], alters: bool
+    lowered: Lowered,
+    changes: Mapping[Address, Change],
+    foreign: frozenset[Address],
+    moved: Mapping[Address, Address],
+    alters: bool,
 ) -> list[Work]:
     if not lowered.drafts:
         return []
     taken = [changes[a] for a in lowered.absorbs]
-    made = tuple(c.address for c in taken if c.after is not None)
-    gone = tuple(c.before.address for c in taken if c.before is not None and c.action in ("delete", "rename"))
+    carried = {n: o for c in taken if c.action == "rename" for n, o in moved.items() if n.within(c.address)}
+    made = tuple(dict.fromkeys((*(c.address for c in taken if c.after is not None), *carried)))
+    gone = (*(c.address for c in taken if c.action == "delete"), *carried.values())
     own = set(lowered.absorbs)
     stranger = any(a in foreign for a in own)
     remade = any(d.destroys for d in lowered.drafts)
@@ -109,7 +120,7 @@ def _edges(
     if draft.destroys and not draft.makes:
         parents = {c.record.parent for c in taken if c.record.parent is not None}
         return [p for p in parents if p in changes and changes[p].action == "rename"], old
-    if draft.makes and remade:
+    if remade and not draft.destroys:
         return new, []
     kept = set(new)
     return new, [a for a in old if a not in kept]

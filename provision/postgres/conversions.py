@@ -103,6 +103,13 @@ def _widens(old: TypeName, new: TypeName) -> bool:
     return False
 
 
+def rounds(old: TypeName, new: TypeName) -> bool:
+    """Whether one numeric becomes another with fewer digits after the point. Too many before it are an error."""
+    if not old.name == new.name == "numeric" or new.modifiers is None:
+        return False
+    return old.modifiers is None or int(new.modifiers.split(",")[1]) < int(old.modifiers.split(",")[1])
+
+
 def _precision(name: TypeName) -> int:
     return _MAX_PRECISION if name.modifiers is None else int(name.modifiers)
 

@@ -14,17 +14,21 @@ _MEMBERSHIP_OPTIONS = 16
 QUERIES = (
     Query(
         "deployer_roles",
-        lambda major: f"""
+        lambda major: (
+            f"""
         SELECT r.rolname, pg_has_role(r.oid, '{"SET" if major >= _MEMBERSHIP_OPTIONS else "MEMBER"}'),
                pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION')
-          FROM pg_roles r ORDER BY r.rolname""",
+          FROM pg_roles r ORDER BY r.rolname"""
+        ),
     ),
     Query(
         "deployer_extensions",
-        lambda major: """
+        lambda major: (
+            """
         SELECT v.name FROM pg_available_extension_versions v JOIN pg_available_extensions e ON e.name = v.name
          WHERE v.version = e.default_version AND v.superuser AND NOT v.trusted AND e.installed_version IS NULL
-         ORDER BY v.name""",
+         ORDER BY v.name"""
+        ),
     ),
 )
 
@@ -72,7 +76,8 @@ def _ownership(
     """Whoever changes an object must act as its owner, whoever changes a role must hold its ADMIN option."""
     held = {name: (may_set == "t", is_admin == "t") for name, may_set, is_admin in catalog.rows("deployer_roles")}
     declared = {r.address for r in wanted}
-    owners = {r.settings.get("owner") for r in (*wanted, *(r for r in live if r.address in declared))} - {None}
+    owned = (*wanted, *(r for r in live if r.address in declared))
+    owners = {str(r.settings["owner"]) for r in owned if r.settings.get("owner") is not None}
     for owner in sorted(owners & set(held)):
         if not held[owner][0]:
             options = " WITH INHERIT TRUE, SET TRUE" if facts.version[0] >= _MEMBERSHIP_OPTIONS else ""

@@ -22,4 +22,8 @@ def settled(text: str | None) -> str | None:
     """The text in the form in which reading and printing it again changes nothing."""
     if text is None or ")::text[]" not in text:
         return text
-    return _CAST_ARRAY.sub(lambda found: f"ARRAY[{', '.join(f'({item})::text' for item in _ONE.findall(found[1]))}]", text)
+    return _CAST_ARRAY.sub(_by_element, text)
+
+
+def _by_element(found: re.Match[str]) -> str:
+    return f"ARRAY[{', '.join(f'({item})::text' for item in _ONE.findall(found[1]))}]"

@@ -1,4 +1,4 @@
-"""Where ``import`` looks: the servers of an environment, or those named on the command line, and which plane is theirs."""
+"""Where ``import`` looks: the servers of an environment, or those on the command line, and whose plane is there."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Origin:
     def _tell(self, name: str, settings: Mapping[str, Any]) -> None:
         for key, value in settings.items():
             if isinstance(value, Mapping) and set(value) == {"env"}:
-                self.notes.append(f"environments: {key} of {name} is a reference; set {value['env']} to use these specs")
+                self.notes.append(f"environments: {key} of {name} is a reference; set {value['env']} to plan")
 
 
 def declared(specs: Path, env: str, note: Note) -> Origin:
@@ -107,26 +107,20 @@ def _target(word: str, node: Mapping[str, Any]) -> Target:
 
 
 def _from_dsn(dsn: str, secrets: dict[str, str]) -> dict[str, Any]:
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
+    from provision.postgres.connect import settings
 
-    try:
-        found = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value is not None}
-    except ProgrammingError:  # its text may quote the password
-        raise InputError(
-            "the connection string cannot be read", "Write postgresql://user@host:port/database."
-        ) from None
-    if "password" in found:
-        secrets["POSTGRES_PASSWORD"] = found["password"]
-    host = found.get("host") or found.get("hostaddr") or "localhost"
+    found = settings({"kind": "external", "dsn": dsn}, lambda reference: "")
+    if found.password:
+        secrets["POSTGRES_PASSWORD"] = found.password
+    is_usual = found.host.startswith("/") or found.sslmode in (None, "prefer", "allow")
     return {
         "kind": "external",
-        "host": host,
-        "port": int(found["port"]) if found.get("port", "").isdigit() else None,
-        "user": found.get("user"),
-        "password": {"env": "POSTGRES_PASSWORD"} if "password" in found else None,
-        "database": found.get("dbname"),
-        "tls": {"mode": found["sslmode"]} if found.get("sslmode") not in (None, "allow") else None,
+        "host": found.host,
+        "port": found.port,
+        "user": found.user,
+        "password": {"env": "POSTGRES_PASSWORD"} if found.password else None,
+        "database": found.database,
+        "tls": None if is_usual else {"mode": found.sslmode, "ca": found.sslrootcert},
     }
 
 
@@ -164,7 +158,8 @@ def _in_postgres(targets: Targets) -> list[tuple[str, str]]:
     from provision.postgres.catalog import Query, parse_copy
     from provision.postgres.observe import Observer
 
-    query = Query("planes", lambda major: "SELECT plane, env FROM holdfast.objects UNION SELECT plane, env FROM holdfast.contract")
+    known = "SELECT plane, env FROM holdfast.objects UNION SELECT plane, env FROM holdfast.contract"
+    query = Query("planes", lambda major: known)
     seen = Observer(targets.postgres("main"), "main").read((), ledger=(query,))
     return [(str(plane), str(env)) for plane, env in parse_copy(seen.ledger.get("planes", b""))]
 

@@ -28,7 +28,8 @@ def examine(specs: Path, env: str, *, cache: Path, note: Note = lambda text: Non
     """Look at every secret and every target of an environment. Changes nothing; never stops at the first fault."""
     workspace = Workspace(specs, env, cache)
     if workspace.errors:
-        raise InputError(f"the specs hold {len(workspace.errors)} errors", f"See them: holdfast check --specs {specs} --env {env}")
+        help = f"See them: holdfast check --specs {specs} --env {env}"
+        raise InputError(f"the specs hold {len(workspace.errors)} errors", help)
     targets = Targets(workspace.targets, specs.resolve().parent, env, note)
     try:
         return [*_secrets(workspace, targets), *_postgres(workspace, targets), *_nats(workspace, targets)]
@@ -99,12 +100,15 @@ def _nats(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
 
 def _permissions(subject: str, targets: Targets, name: str) -> Iterator[Finding]:
     from provision.nats import privileges
+    from provision.nats.errors import PermissionDenied
 
     try:
         told = targets.nats(name).request(privileges.USER_INFO).get("data") or {}
-    except HoldfastError as error:
+    except PermissionDenied as error:
         yield _failure(subject, error)
         return
+    except HoldfastError:
+        return  # a server that cannot tell; what is missing shows at the first refused request
     for lack in privileges.lacking(told.get("permissions")):
         yield Finding(subject, f"the NATS user may not {lack}", False, f"Allow it to {lack}.")
 

@@ -33,9 +33,11 @@ def select(world: World, schemas: Collection[str], streams: Collection[str]) -> 
     roles = _roles(chosen, world, left_out)
     records = [r for r in world.live if r.address in roles or (r.parent in roles and r.address.kind == "membership")]
     groups = [_completed(r, world) for r in records if r.address.kind == "role" or _stays(r, world)]
-    for role in groups:
-        if role.settings.get("login") and role.settings["password"] is None:
-            left_out.append(f"{role.address}: its password; to manage it, write password: {{env: NAME}}")
+    left_out += [
+        f"{role.address}: its password; to manage it, write password: {{env: NAME}}"
+        for role in groups
+        if role.settings.get("login") and role.settings["password"] is None
+    ]
     return Choice(Plane([*groups, *chosen], name=world.plane, env=world.env), tuple(left_out))
 
 
@@ -44,7 +46,7 @@ def _is_named(record: Record, schemas: Collection[str], streams: Collection[str]
     if address.system == "nats":
         return not streams or address.names[1] in streams
     if address.system == "pg" and schemas:
-        return address.kind not in ("extension",) and address.path[0] != "database" and address.names[0] in schemas
+        return address.kind != "extension" and address.path[0] != "database" and address.names[0] in schemas
     return True
 
 
@@ -120,9 +122,8 @@ def _roles(chosen: Iterable[Record], world: World, left_out: list[str]) -> set[A
         if not more:
             break
         wanted |= more
-    for address in every:
-        if address not in wanted and not _is_session(address, every, world):
-            left_out.append(f"{address}: nothing that was imported mentions this role")
+    others = (a for a in every if a not in wanted and not _is_session(a, every, world))
+    left_out += [f"{address}: nothing that was imported mentions this role" for address in others]
     return wanted
 
 

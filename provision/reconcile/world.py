@@ -82,8 +82,12 @@ class World:
     def seen(self) -> Seen:
         """What the pure core works on. Declared kinds live in the contract, so the plane owns them as they are."""
         from provision.plan.assemble import Seen
+        from provision.postgres import unmodelled as strange
 
-        unmodelled = tuple(u for o in self.observations.values() for u in o.unmodelled)
+        unmodelled = (
+            *(found for s in self.snapshots.values() for found in strange.findings(s.catalog)),
+            *(found for o in self.observations.values() for found in o.unmodelled),
+        )
         return Seen(self.live, self.owned.keys(), self.facts, unmodelled, self._intended())
 
     @property

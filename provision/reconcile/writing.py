@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from provision.reconcile.spelling import options
-from provision.spec import yamltext
+from provision.spec import schema, yamltext
 from provision.spec.fields import FieldTable
 from provision.spec.ident import Address
 from provision.spec.kind import Kind
 from provision.spec.record import Plane, Record, Settings
 
-HEADER = "# yaml-language-server: $schema={up}holdfast.schema.json\n"
 #: Where the objects of a kind stand: a section of the document, or a key of their parent.
 SECTIONS = {
     "stream": "streams", "bucket": "buckets", "object_store": "object_stores", "publisher": "publishers",
@@ -38,7 +37,10 @@ _SHORT = {
 #: Texts that get files of their own from this many lines on.
 _BODY_LINES = 6
 _BODIES = {"function": "body", "view": "query"}
-_ALIASES = ((re.compile(r"^character varying\b"), "varchar"), (re.compile(r"^timestamp with time zone$"), "timestamptz"))
+_ALIASES = (
+    (re.compile(r"^character varying\b"), "varchar"),
+    (re.compile(r"^timestamp with time zone$"), "timestamptz"),
+)
 Pointer = tuple[str, ...]
 
 
@@ -301,22 +303,22 @@ _SHARED = {"object_stores": "buckets", "grants": "roles", "publishers": "streams
 def _files(
     root: Mapping[str, Any], plane: Plane, targets: Mapping[str, Any] | None, bodies: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    yield "plane.yaml", _page({"plane": plane.name}, "../")
+    yield "plane.yaml", _page({"plane": plane.name}, 1)
     pages: dict[str, dict[str, Any]] = {}
     for section, node in root.items():
         if section != "schemas":
             pages.setdefault(_SHARED.get(section, section), {})[section] = node
     for name, page in pages.items():
-        yield f"{name}.yaml", _page(page, "../")
+        yield f"{name}.yaml", _page(page, 1)
     for name, node in root.get("schemas", {}).items():
-        yield f"schemas/{_file_name(name)}.yaml", _page({"schemas": {name: node}}, "../../")
+        yield f"schemas/{_file_name(name)}.yaml", _page({"schemas": {name: node}}, 2)
     yield from bodies.items()
     if targets is not None:
-        yield f"environments/{plane.env}.yaml", _page({"targets": targets}, "../../")
+        yield f"environments/{plane.env}.yaml", _page({"targets": targets}, 2, schema.ENVIRONMENT_FILE)
 
 
-def _page(page: Mapping[str, Any], up: str) -> str:
-    return HEADER.format(up=up) + yamltext.dump(page)
+def _page(page: Mapping[str, Any], depth: int, file: str = schema.FILE) -> str:
+    return schema.header(file, depth) + yamltext.dump(page)
 
 
 def kept(plane: Plane, records: Iterable[Record]) -> Plane:

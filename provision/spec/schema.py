@@ -15,6 +15,7 @@ from provision.spec import target
 from provision.spec.explain import Finding, explain
 from provision.spec.fields import Json
 from provision.spec.kind import Section
+from provision.spec.layers import BODY_KEYS
 from provision.spec.record import Pointer
 from provision.spec.tree import Rewrite
 
@@ -36,7 +37,7 @@ def compose(sections: Iterable[Section]) -> Json:
         "targets": _optional(target.schema()),
     }
     for section in sections:
-        properties[section.name] = _optional(dict(section.schema()))
+        properties[section.name] = _optional(_with_files(dict(section.schema())))
     return {
         "$schema": DIALECT,
         "$id": ID,
@@ -49,7 +50,7 @@ def compose(sections: Iterable[Section]) -> Json:
 
 def compose_environment(sections: Iterable[Section]) -> Json:
     """Give the JSON Schema of ``environments/*.yaml``: sections whose objects need not be complete."""
-    override = {section.name: _optional(_partial(dict(section.schema()))) for section in sections}
+    override = {section.name: _optional(_with_files(_partial(dict(section.schema())))) for section in sections}
     return {
         "$schema": DIALECT,
         "$id": ENVIRONMENT_ID,
@@ -82,6 +83,34 @@ def header(file: str, depth: int) -> str:
 def _optional(schema: Json) -> Json:
     """A section may be there and empty."""
     return {**schema, "type": [schema["type"], "null"]}
+
+
+#: A text that lies in a file of its own.
+FILE_REFERENCE: Json = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "description": "Path of the text, from the folder of the spec."}},
+    "required": ["file"],
+    "additionalProperties": False,
+}
+
+
+def _with_files(schema: Any) -> Any:
+    """Let ``{file: path}`` stand for the texts that may lie beside a spec; reading puts the text in its place."""
+    if isinstance(schema, list):
+        return [_with_files(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    rest = {key: _with_files(value) for key, value in schema.items() if key != "properties"}
+    if "properties" in schema:
+        rest["properties"] = {
+            k: _or_file(v) if k in BODY_KEYS else _with_files(v) for k, v in schema["properties"].items()
+        }
+    return rest
+
+
+def _or_file(schema: Json) -> Json:
+    shape = {key: value for key, value in schema.items() if key != "description"}
+    return {"anyOf": [*shape.get("anyOf", [shape]), FILE_REFERENCE], "description": schema.get("description", "")}
 
 
 def _partial(schema: Any) -> Any:

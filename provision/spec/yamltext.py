@@ -15,7 +15,10 @@ WIDTH = 110
 #: Levels that are always written as blocks: a section and the names in it.
 _BLOCKS = 2
 #: Text that needs no quotes anywhere, also not inside {…} and […]; what YAML reads as something else is below.
-_PLAIN = re.compile(r"(?:[A-Za-z_($/]|\.\.?/|[0-9]+[A-Za-z]+$|[0-9]+ [a-z]+$)(?:[A-Za-z0-9_ .()/<>=+*$@%^~;?-]|:(?=[A-Za-z0-9/:]))*(?<! )$")
+_PLAIN = re.compile(
+    r"(?:[A-Za-z_($/]|\.\.?/|[0-9]+[A-Za-z]+$|[0-9]+ [a-z]+$)"
+    r"(?:[A-Za-z0-9_ .()/<>=+*$@%^~;?-]|:(?=[A-Za-z0-9/:]))*(?<! )$"
+)
 _OTHERS = re.compile(r"(?i)null|true|false|0[xo].*|[0-9.]+e[0-9]+")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -93,7 +96,8 @@ def _is_small(value: Any, depth: int) -> bool:
     if isinstance(value, list):
         return not any(isinstance(item, Mapping) and len(value) > 1 for item in value)
     inner = [v for v in value.values() if isinstance(v, Mapping) and v]
-    return depth >= _BLOCKS and len(inner) < 2 and not any(isinstance(v, Mapping) and v for m in inner for v in m.values())
+    deeper = any(isinstance(v, Mapping) and v for m in inner for v in m.values())
+    return depth >= _BLOCKS and len(inner) < 2 and not deeper
 
 
 def _holds_literal(value: Any) -> bool:

@@ -15,11 +15,13 @@ class Drift(NamedTuple):
     """``sql`` changes live objects; then ``object`` must differ in ``option``.
 
     Where the object itself is gone or new, ``option`` is the word that drift uses: missing, undeclared.
+    What no spec can say is only told, as unmodelled; ``undo`` is then what a person does about it.
     """
 
     sql: str
     object: str
     option: str
+    undo: str = ""
 
 
 class By(NamedTuple):
@@ -36,9 +38,9 @@ class Excluded(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A column that has one value in every object of the modelled kinds, whatever is done to them."""
+    """A column that no statement changes: in every object of the modelled kinds it has one of these values."""
 
-    value: Any
+    values: tuple[str | None, ...]
     reason: str
 
 
@@ -67,7 +69,11 @@ _PERIOD = {"span": {"type": "tstzrange", "nullable": False}}
 
 #: Tables by the name of the drift they serve.
 TABLES: dict[str, Json] = {
-    "plain": table(), "renamed": table(), "moved": table(), "owner": table(owner="owner_a"), "unlogged": table(),
+    "plain": table(), "rule_disabled": table(), "fk_wide": table(foreign_keys={"fk": _FK}),
+    "index_not_ready": table(indexes={"ix_index_not_ready": ["a"]}), "index_not_live": table(indexes={"ix_index_not_live": ["a"]}),
+    "index_comment": table(indexes={"ix_index_comment": {"columns": ["a"], "comment": "ours"}}),
+    "part_collation": {"columns": {"k": {"type": "text"}}, "prune": True,
+                       "partitions": {"by": "list", "key": ["k"], "values": {"one": ["a"]}, "default": False}}, "renamed": table(), "moved": table(), "owner": table(owner="owner_a"), "unlogged": table(),
     "method": table(), "tablespace": table(), "kind": table(), "typed": table(),
     "column_added": table(), "column_dropped": table(), "column_renamed": table(), "inherits": table(),
     "parent": table(), "child_of": table(),
@@ -154,21 +160,22 @@ DOCUMENT: Json = {
         **{f"m_{option}": {"member_of": ["group_a"]} for option in ("gone", "admin", "inherit", "set")},
     },
     "grants": [{"on": "schema app_acl", "to": "reader", "privileges": ["usage", "create"]}],
-    "extensions": {"vector": {"schema": "app", "comment": "ours"}},
+    "extensions": {"vector": {"schema": "app", "comment": "ours", "version": "0.8.5"}},
     "schemas": {
         "app_owner": {"owner": "owner_a"}, "app_acl": {}, "app_named": {}, "app_comment": {"comment": "ours"},
         "elsewhere": {"prune": True},
         "app": {
             "prune": True,
             "enums": {"mood": ["calm", "busy"], "mood_order": ["calm", "busy"], "mood_renamed": ["calm"],
-                      "mood_owner": {"values": ["calm"], "owner": "owner_a"}, "mood_moved": ["calm"],
+                      "mood_owner": {"values": ["calm"], "owner": "owner_a"}, "mood_moved": ["calm"], "mood_kind": ["calm"],
                       "mood_comment": {"values": ["calm"], "comment": "ours"},
                       "mood_acl": {"values": ["calm"], "grants": {"reader": {"privileges": ["usage"], "grantable": True}}}},
             "domains": {"d_null": {"type": "integer", "nullable": False}, "d_base": {"type": "integer"},
                         "d_length": {"type": "varchar(10)"}, "d_collation": {"type": "text", "collation": "C"},
                         "d_default": {"type": "integer", "default": "1"}, "d_check": {"type": "integer", "checks": {"ok": "VALUE > 0"}},
                         "d_valid": {"type": "integer", "checks": {"ok": "VALUE > 0"}},
-                        "d_array": {"type": "integer"}},
+                        "d_array": {"type": "integer"}, "d_comment": {"type": "integer", "comment": "ours"},
+                        "d_check_gone": {"type": "integer", "checks": {"ok": "VALUE > 0"}}},
             "functions": {
                 "touch": {"returns": "trigger", "language": "plpgsql", "body": "BEGIN RETURN NEW; END"},
                 "touch_too": {"returns": "trigger", "language": "plpgsql", "body": "BEGIN RETURN NEW; END"},
@@ -193,6 +200,7 @@ DOCUMENT: Json = {
             },
             "tables": {
                 "other": {"columns": {"n": {"type": "integer", "nullable": False}}, "primary_key": ["n"]},
+                "wide": {"columns": {"n": {"type": "bigint", "nullable": False}}, "primary_key": ["n"]},
                 "others": {"columns": {"n": {"type": "integer", "nullable": False}}, "primary_key": ["n"]},
                 "pair": {"columns": {"n": {"type": "integer", "nullable": False}, "m": {"type": "integer", "nullable": False}},
                          "primary_key": ["n", "m"]},
@@ -205,10 +213,10 @@ DOCUMENT: Json = {
 }  # fmt: skip
 
 
-def _t(name: str, sql: str, below: str, option: str) -> Drift:
+def _t(name: str, sql: str, below: str, option: str, undo: str = "") -> Drift:
     """A drift of a table of its own: ``{t}`` in the SQL is its name."""
     t = f"app.t_{name}"
-    return Drift(sql.format(t=t), f"{_P}app/t_{name}{below}", option)
+    return Drift(sql.format(t=t), f"{_P}app/t_{name}{below}", option, undo.format(t=t))
 
 
 def _constraint(name: str, new: str, option: str, kind: str = "foreign_key", own: str = "fk") -> Drift:
@@ -265,16 +273,18 @@ DRIFTS: dict[str, Drift] = {
     "kind": _t("kind", "DROP TABLE {t}; CREATE TABLE {t} (id bigint PRIMARY KEY, a varchar(50), b integer) PARTITION BY LIST (id)",
                "", "partitioned"),
     "typed": _t("typed", "CREATE TYPE app.row_type AS (id bigint, a varchar(50), b integer); ALTER TABLE {t} OF app.row_type",
-                "", "of_type"),
+                "", "of type", "ALTER TABLE {t} NOT OF; DROP TYPE app.row_type"),
     "column_added": _t("column_added", "INSERT INTO {t} (id) VALUES (1); ALTER TABLE {t} ADD COLUMN extra integer NOT NULL DEFAULT 5",
                        "/column/extra", "undeclared"),
     "column_dropped": _t("column_dropped", "ALTER TABLE {t} DROP COLUMN b", "/column/b", "missing"),
     "column_renamed": _t("column_renamed", "ALTER TABLE {t} RENAME b TO c", "/column/b", "missing"),
-    "inherits": _t("inherits", "ALTER TABLE {t} ADD CONSTRAINT same CHECK (b > 0);"
-                               " ALTER TABLE app.t_parent ADD CONSTRAINT same CHECK (b > 0); ALTER TABLE {t} INHERIT app.t_parent",
-                   "", "inherits"),
-    "child_of": _t("child_of", "DROP TABLE {t}; CREATE TABLE {t} (PRIMARY KEY (id)) INHERITS (app.t_parent)", "", "inherits"),
-    "rule": _t("rule", "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING", "/rule/aside", "undeclared"),
+    "inherits": _t("inherits", "ALTER TABLE {t} INHERIT app.t_parent", "", "inherits app.t_parent",
+                   "ALTER TABLE {t} NO INHERIT app.t_parent"),
+    "child_of": _t("child_of", "DROP TABLE {t}; CREATE TABLE {t} (PRIMARY KEY (id)) INHERITS (app.t_parent)", "",
+                   "inherits app.t_parent", "ALTER TABLE {t} NO INHERIT app.t_parent"),
+    "rule": _t("rule", "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING", "", "rule aside", "DROP RULE aside ON {t}"),
+    "rule_disabled": _t("rule_disabled", "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING; ALTER TABLE {t} DISABLE RULE aside",
+                        "", "rule aside", "DROP RULE aside ON {t}"),
     "row_security": _t("row_security", "ALTER TABLE {t} DISABLE ROW LEVEL SECURITY", "", "row_security"),
     "forced": _t("forced", "ALTER TABLE {t} NO FORCE ROW LEVEL SECURITY", "", "row_security"),
     "identity_full": _t("identity_full", "ALTER TABLE {t} REPLICA IDENTITY FULL", "", "replica_identity"),
@@ -287,9 +297,10 @@ DRIFTS: dict[str, Drift] = {
                 "/partitions/set", "members"),
     "strategy": _t("strategy", "DROP TABLE {t}; CREATE TABLE {t} (id bigint PRIMARY KEY, a varchar(50), b integer) PARTITION BY RANGE (id)",
                    "", "partitioned"),
-    "part_key": _t("part_text", "DROP TABLE {t}; CREATE TABLE {t} (k text, m text, PRIMARY KEY (k, m)) PARTITION BY RANGE (m COLLATE \"C\", k)",
+    "part_key": _t("part_text", "DROP TABLE {t}; CREATE TABLE {t} (k text, m text, PRIMARY KEY (k, m)) PARTITION BY RANGE (m COLLATE pg_catalog.\"default\", k)",
                    "", "partitioned"),
     "part_expression": _t("part_expression", "DROP TABLE {t}; CREATE TABLE {t} (k text) PARTITION BY LIST (upper(k))", "", "partitioned"),
+    "part_collation": _t("part_collation", "DROP TABLE {t}; CREATE TABLE {t} (k text) PARTITION BY LIST (k COLLATE \"C\")", "", "partitioned"),
     "part_class": _t("part_class", "DROP TABLE {t}; CREATE TABLE {t} (k text NOT NULL) PARTITION BY HASH (k text_pattern_ops);"
                      " CREATE TABLE {t}_0 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
                      " CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)", "", "partitioned"),
@@ -307,7 +318,8 @@ DRIFTS: dict[str, Drift] = {
     "identity": _t("identity", "ALTER TABLE {t} ALTER c SET GENERATED BY DEFAULT", "/column/c", "identity"),
     "sequence": _t("sequence", "ALTER TABLE {t} ALTER c SET START 6 SET INCREMENT 3 SET MINVALUE 2 SET MAXVALUE 998 SET CACHE 4 SET CYCLE",
                    "/column/c", "identity"),
-    "sequence_type": _t("sequence_type", "ALTER SEQUENCE {t}_c_seq AS bigint", "/column/c", "identity"),
+    "sequence_type": _t("sequence_type", "ALTER SEQUENCE {t}_c_seq AS bigint MAXVALUE 2147483647", "",
+                        "type of the sequence of c", "ALTER SEQUENCE {t}_c_seq AS integer"),
     "generated": _t("generated", "ALTER TABLE {t} ALTER c DROP EXPRESSION", "/column/c", "generated"),
     "column_collation": _t("column_collation", "ALTER TABLE {t} ALTER c TYPE text COLLATE \"POSIX\"", "/column/c", "collation"),
     "statistics": _t("statistics", "ALTER TABLE {t} ALTER c SET STATISTICS 200", "/column/c", "statistics"),
@@ -325,6 +337,7 @@ DRIFTS: dict[str, Drift] = {
     "constraint_elsewhere": _t("constraint_elsewhere", "ALTER TABLE {t} DROP CONSTRAINT positive_here;"
                                " ALTER TABLE app.t_plain ADD CONSTRAINT positive_here CHECK (b > 0)", "/check/positive_here", "missing"),
     "fk_table": _constraint("fk_table", _FK_SQL + "others (n)", "references"),
+    "fk_wide": _constraint("fk_wide", _FK_SQL + "wide (n)", "references"),
     "fk_key": _constraint("fk_key", _FK_SQL + "keys (m)", "references"),
     "fk_update": _constraint("fk_update", _FK_SQL + "other (n) ON UPDATE RESTRICT", "on_update"),
     "fk_delete": _constraint("fk_delete", _FK_SQL + "other (n) ON DELETE CASCADE", "on_delete"),
@@ -336,7 +349,8 @@ DRIFTS: dict[str, Drift] = {
     "no_inherit": _constraint("no_inherit", "CHECK (b > 0)", "no_inherit", "check", "positive"),
     "check": _constraint("check", "CHECK (b > 1)", "expression", "check", "positive"),
     "period": _constraint("period", "PRIMARY KEY (id, span)", "without_overlaps", "primary_key", "t_period_pkey"),
-    "exclusion": _t("exclusion", "ALTER TABLE {t} ADD CONSTRAINT apart EXCLUDE USING btree (b WITH =)", "/exclude/apart", "undeclared"),
+    "exclusion": _t("exclusion", "ALTER TABLE {t} ADD CONSTRAINT apart EXCLUDE USING btree (b WITH =)", "", "constraint apart",
+                    "ALTER TABLE {t} DROP CONSTRAINT apart"),
     "primary_key": _t("primary_key", "ALTER TABLE {t} DROP CONSTRAINT t_primary_key_pkey", "/primary_key/t_primary_key_pkey", "missing"),
     "constraint_comment": _t("constraint_comment", "COMMENT ON CONSTRAINT positive ON {t} IS 'theirs'", "/check/positive", "comment"),
     "unique_include": _constraint("unique_include", "UNIQUE (a)", "include", "unique", "once_include"),
@@ -348,6 +362,10 @@ DRIFTS: dict[str, Drift] = {
     "index_clustered": _t("index_clustered", "ALTER TABLE {t} CLUSTER ON ix_index_clustered", "/index/ix_index_clustered", "clustered"),
     "index_invalid": _t("index_invalid", "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'app.ix_index_invalid'::regclass",
                         "/index/ix_index_invalid", "valid"),
+    **{f"index_not_{word}": _t(f"index_not_{word}", f"UPDATE pg_index SET indisvalid = false, indis{word} = false"
+                               f" WHERE indexrelid = 'app.ix_index_not_{word}'::regclass", f"/index/ix_index_not_{word}", "valid")
+       for word in ("ready", "live")},
+    "index_comment": _t("index_comment", "COMMENT ON INDEX app.ix_index_comment IS 'theirs'", "/index/ix_index_comment", "comment"),
     "index_identity": _t("index_identity", "ALTER TABLE {t} REPLICA IDENTITY DEFAULT", "", "replica_identity"),
     "index_columns": _index("index_columns", "INDEX {own} ON {t} (a, b)", "columns"),
     "index_include": _index("index_include", "INDEX {own} ON {t} (a)", "include"),
@@ -364,6 +382,7 @@ DRIFTS: dict[str, Drift] = {
     "enum_added": Drift("ALTER TYPE app.mood ADD VALUE 'wild'", f"{_P}app/enum/mood", "values"),
     "enum_label": Drift("ALTER TYPE app.mood_order RENAME VALUE 'busy' TO 'idle'", f"{_P}app/enum/mood_order", "values"),
     "enum_renamed": Drift("ALTER TYPE app.mood_renamed RENAME TO stray_type", f"{_P}app/enum/mood_renamed", "missing"),
+    "type_kind": Drift("DROP TYPE app.mood_kind; CREATE DOMAIN app.mood_kind AS text", f"{_P}app/enum/mood_kind", "missing"),
     "enum_owner": Drift("ALTER TYPE app.mood_owner OWNER TO owner_b", f"{_P}app/enum/mood_owner", "owner"),
     "enum_moved": Drift("ALTER TYPE app.mood_moved SET SCHEMA elsewhere", f"{_P}app/enum/mood_moved", "missing"),
     "enum_comment": Drift("COMMENT ON TYPE app.mood_comment IS 'theirs'", f"{_P}app/enum/mood_comment", "comment"),
@@ -376,15 +395,17 @@ DRIFTS: dict[str, Drift] = {
                               f"{_P}app/domain/d_collation", "collation"),
     "domain_default": Drift("ALTER DOMAIN app.d_default SET DEFAULT 2", f"{_P}app/domain/d_default", "default"),
     "domain_check": Drift("ALTER DOMAIN app.d_check DROP CONSTRAINT ok; ALTER DOMAIN app.d_check ADD CONSTRAINT ok CHECK (VALUE > 1)",
-                          f"{_P}app/domain/d_check", "checks"),
+                          f"{_P}app/domain/d_check", "conditions"),
+    "domain_check_gone": Drift("ALTER DOMAIN app.d_check_gone DROP CONSTRAINT ok", f"{_P}app/domain/d_check_gone", "conditions"),
+    "domain_comment": Drift("COMMENT ON DOMAIN app.d_comment IS 'theirs'", f"{_P}app/domain/d_comment", "comment"),
     "domain_valid": Drift("ALTER DOMAIN app.d_valid DROP CONSTRAINT ok; ALTER DOMAIN app.d_valid ADD CONSTRAINT ok CHECK (VALUE > 0) NOT VALID",
-                          f"{_P}app/domain/d_valid", "checks"),
+                          f"{_P}app/domain/d_valid", "conditions"),
     # Functions
     "function_renamed": Drift("ALTER FUNCTION app.f_renamed(integer) RENAME TO stray", f"{_P}app/function/f_renamed(integer)", "missing"),
     "function_moved": Drift("ALTER FUNCTION app.f_moved(integer) SET SCHEMA elsewhere", f"{_P}app/function/f_moved(integer)", "missing"),
     "function_owner": _alter_function("owner", "OWNER TO owner_b", "owner", ""),
     "function_language": _function("language", "FUNCTION app.f_language(x integer)",
-                                   "RETURNS integer LANGUAGE plpgsql AS 'BEGIN RETURN x; END'", "language"),
+                                   "RETURNS integer LANGUAGE plpgsql AS $$BEGIN RETURN x;END$$", "language"),
     "function_cost": _alter_function("cost", "COST 9", "cost"),
     "function_rows": _alter_function("rows", "ROWS 9", "rows", ""),
     "function_variadic": Drift("DROP FUNCTION app.f_variadic(integer); CREATE FUNCTION app.f_variadic(VARIADIC x integer[])"
@@ -408,9 +429,17 @@ DRIFTS: dict[str, Drift] = {
     "function_atomic": Drift("CREATE OR REPLACE FUNCTION app.f_atomic() RETURNS integer LANGUAGE sql RETURN 2",
                              f"{_P}app/function/f_atomic()", "sql_body"),
     "function_set": _alter_function("set", "SET work_mem = '9MB'", "set", ""),
+    "function_transform": Drift(
+        "CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal));"
+        " DROP FUNCTION app.f_transform(integer);"
+        " CREATE FUNCTION app.f_transform(x integer) RETURNS integer LANGUAGE sql TRANSFORM FOR TYPE integer AS 'SELECT x'",
+        f"{_P}app", "transforms of app.f_transform(integer)",
+        "DROP FUNCTION app.f_transform(integer); DROP TRANSFORM FOR integer LANGUAGE sql;"
+        " CREATE FUNCTION app.f_transform(x integer) RETURNS integer LANGUAGE sql AS 'SELECT x'",
+    ),
     "function_acl": Drift("REVOKE EXECUTE ON FUNCTION app.f_acl() FROM reader", f"{_P}app/function/f_acl()/grant/reader", "missing"),
     "function_comment": Drift("COMMENT ON FUNCTION app.f_comment() IS 'theirs'", f"{_P}app/function/f_comment()", "comment"),
-    "function_library": _function("library", "FUNCTION app.f_library(x integer)", "RETURNS integer LANGUAGE c AS 'pgoutput', '_PG_output_plugin_init'",
+    "function_library": _function("library", "FUNCTION app.f_library(x integer)", "RETURNS integer LANGUAGE c AS '$libdir/vector', 'vector_in'",
                                   "library"),
     # Triggers
     "trigger_renamed": _t("trigger_renamed", "ALTER TRIGGER tr ON {t} RENAME TO stray", "/trigger/tr", "missing"),
@@ -445,9 +474,9 @@ DRIFTS: dict[str, Drift] = {
     "view_comment": Drift("COMMENT ON VIEW app.v_comment IS 'theirs'", f"{_P}app/view/v_comment", "comment"),
     "view_acl": Drift("REVOKE INSERT ON app.v_acl FROM reader", f"{_P}app/view/v_acl/grant/reader", "privileges"),
     "view_column": Drift("ALTER VIEW app.v_column RENAME COLUMN one TO two", f"{_P}app/view/v_column", "query"),
-    "view_rule": Drift("CREATE RULE aside AS ON INSERT TO app.v_rule WHERE false DO INSTEAD NOTHING; ALTER TABLE app.v_rule DISABLE RULE aside",
-                       f"{_P}app/view/v_rule/rule/aside", "undeclared"),
-    "view_default": Drift("ALTER VIEW app.v_default ALTER COLUMN one SET DEFAULT 5", f"{_P}app/view/v_default", "defaults"),
+    "view_rule": Drift("CREATE RULE aside AS ON INSERT TO app.v_rule WHERE false DO INSTEAD NOTHING", f"{_P}app/view/v_rule", "rule aside", "DROP RULE aside ON app.v_rule"),
+    "view_default": Drift("ALTER VIEW app.v_default ALTER COLUMN one SET DEFAULT 5", f"{_P}app/view/v_default", "default of one",
+                          "ALTER VIEW app.v_default ALTER COLUMN one DROP DEFAULT"),
     # Roles
     "role_renamed": Drift("ALTER ROLE role_gone RENAME TO role_renamed", f"{_P}role/role_gone", "missing"),
     **{f"role_{flag}": _role(flag, flag.upper(), flag) for flag in
@@ -458,13 +487,15 @@ DRIFTS: dict[str, Drift] = {
     "role_until": _role("until", "VALID UNTIL '2089-01-01'", "valid_until"),
     "role_settings": _role("settings", "SET statement_timeout = '31s'", "settings"),
     "role_settings_gone": Drift("ALTER ROLE r_comment SET work_mem = '5MB'", f"{_P}role/r_comment", "settings"),
-    "role_database": Drift("ALTER ROLE r_database IN DATABASE {database} SET work_mem = '5MB'", f"{_P}role/r_database", "database_settings"),
+    "role_database": Drift("ALTER ROLE r_database IN DATABASE {database} SET work_mem = '5MB'", f"{_P}role/r_database", "settings in {database}",
+                           "ALTER ROLE r_database IN DATABASE {database} RESET ALL"),
     "role_comment": Drift("COMMENT ON ROLE r_comment IS 'theirs'", f"{_P}role/r_comment", "comment"),
     "member_gone": Drift("REVOKE group_a FROM m_gone", f"{_P}role/m_gone/membership/group_a", "missing"),
     "member_admin": Drift("GRANT group_a TO m_admin WITH ADMIN OPTION", f"{_P}role/m_admin/membership/group_a", "admin"),
     "member_inherit": Drift("GRANT group_a TO m_inherit WITH INHERIT FALSE", f"{_P}role/m_inherit/membership/group_a", "inherit"),
     "member_set": Drift("GRANT group_a TO m_set WITH SET FALSE", f"{_P}role/m_set/membership/group_a", "set"),
     # Extensions
+    "extension_version": Drift("UPDATE pg_extension SET extversion = '0.8.4' WHERE extname = 'vector'", f"{_P}extension/vector", "version"),
     "extension_schema": Drift("ALTER EXTENSION vector SET SCHEMA elsewhere", f"{_P}extension/vector", "schema"),
     "extension_comment": Drift("COMMENT ON EXTENSION vector IS 'theirs'", f"{_P}extension/vector", "comment"),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from uuid import uuid4
 import pytest
 
 from provision.embedded import nats
+from provision.plan.consents import required
+from provision.spec.errors import ConsentError
 from tests.live.drift_bed import Bed, Json, Raw, raw
 from tests.live.nats_drift import (
     BUCKET_WORDS,
@@ -236,3 +239,126 @@ def test_every_option_of_a_consumer_is_named_and_mended(bed: Bed, link: Raw) -> 
         bed, link, CONSUMER_ROWS, lambda key: f"nats:main/stream/C/consumer/{object_name(key)}",
         lambda key: ("C", object_name(key)), lambda key: word(key, CONSUMER_ROWS[key]),
     )  # fmt: skip
+
+
+# Taken out of the specs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.req("A2.7", "B2.2")
+def test_an_option_taken_out_of_the_specs_is_the_servers_default_again(bed: Bed, link: Raw) -> None:
+    declared = {object_name(key): row.body for key, row in STREAM_ROWS.items()}
+    copies = {name for name, body in declared.items() if "mirror" in body}
+    bed.declare({"streams": {**ORIGIN, **{
+        f"S_{name}": body if name in copies else {"subjects": [f"S_{name}.>"], **body} for name, body in declared.items()
+    }}})  # fmt: skip
+    bed.mend()
+    bed.declare({"streams": {**ORIGIN, **{f"S_{name}": {"subjects": [f"S_{name}.>"]} for name in declared}}})
+    bed.mend()
+    fresh = without_servers_own(link.do("STREAM.CREATE.FRESH", {"name": "FRESH", "subjects": ["fresh.>"]})["config"])
+    marked = {"holdfast_plane": bed.name}
+    # Given once, these cannot be seen to be default again: a promoted mirror keeps what it took from its origin.
+    expected = {name: {**fresh, "name": f"S_{name}", "subjects": [f"S_{name}.>"], "metadata": marked} for name in declared}
+    found = {name: without_servers_own(link.config(f"S_{name}")) for name in declared}
+    assert {n: (found[n], expected[n]) for n in declared if found[n] != expected[n]} == {}
+
+
+@pytest.mark.req("B2.2")
+def test_an_option_taken_out_of_a_consumer_is_the_servers_default_again(bed: Bed, link: Raw) -> None:
+    def document(bodies: Mapping[str, Json]) -> Json:
+        consumers = {name: {"dead_letter": "none", **body} for name, body in bodies.items()}
+        return {"streams": {"C": {"subjects": ["c.>"], "consumers": consumers}}}
+
+    bodies = {object_name(key): row.body for key, row in CONSUMER_ROWS.items()}
+    bed.declare(document(bodies))
+    bed.mend()
+    bed.declare(document(dict.fromkeys(bodies, {})))
+    bed.mend()
+    request = {"stream_name": "C", "config": {"name": "FRESH", "durable_name": "FRESH"}, "action": "create"}
+    fresh = without_servers_own(link.do("CONSUMER.CREATE.C.FRESH", request)["config"])
+    unlike = {}
+    for name in bodies:
+        found = without_servers_own(link.config("C", name))
+        if found != {**fresh, "name": name, "durable_name": name, "metadata": {"holdfast_plane": bed.name}}:
+            unlike[name] = found
+    assert unlike == {}
+
+
+def test_a_duration_is_kept_to_the_nanosecond(bed: Bed, link: Raw) -> None:
+    bed.declare({"streams": {"T": {"subjects": ["t.>"], "max_age": "1.001s", "duplicate_window": "100000001ns"}}})
+    bed.mend()
+    assert (link.config("T")["max_age"], link.config("T")["duplicate_window"]) == (1_001_000_000, 100_000_001)
+
+
+# What a smaller limit costs -------------------------------------------------------------------------------
+
+STREAM_LOSSES: dict[str, tuple[Json, Json, int]] = {
+    "max_age": ({}, {"max_age": "100ms"}, 10),
+    "max_msgs": ({"max_msgs": 100}, {"max_msgs": 4}, 6),
+    "max_bytes": ({}, {"max_bytes": 170}, 5),
+    "max_msgs_per_subject": ({}, {"max_msgs_per_subject": 2}, 6),
+    "storage": ({}, {"storage": "memory"}, 10),
+    "discard": ({"max_msgs": 4, "discard": "new"}, {"max_msgs": 3, "discard": "old"}, 1),
+}
+
+
+@pytest.mark.parametrize("option", STREAM_LOSSES)
+def test_a_change_that_deletes_messages_says_how_many_and_needs_a_consent(bed: Bed, link: Raw, option: str) -> None:
+    before, after, lost = STREAM_LOSSES[option]
+    bed.declare({"streams": {"L": {"subjects": ["l.>"], **before}}})
+    bed.mend()
+    for subject in ("l.a", "l.b"):
+        link.publish(subject, 2 if "max_msgs" in before and option == "discard" else 5)
+    stored = link.messages("L")
+    time.sleep(0.15)
+    assert_loss(bed, link, "L", "nats:main/stream/L", {"streams": {"L": {"subjects": ["l.>"], **before, **after}}}, lost)
+    assert stored >= lost
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [({"history": 5}, {"history": 2}, 6), ({}, {"ttl": "100ms"}, 2), ({"history": 5}, {"storage": "memory"}, 10)],
+)
+def test_a_change_that_deletes_values_says_how_many_and_needs_a_consent(
+    bed: Bed, link: Raw, before: Json, after: Json, lost: int
+) -> None:
+    bed.declare({"buckets": {"L": before}})
+    bed.mend()
+    for key in ("a", "b"):
+        link.publish(f"$KV.L.{key}", 5)
+    time.sleep(0.15)
+    assert_loss(bed, link, "KV_L", "nats:main/bucket/L", {"buckets": {"L": {**before, **after}}}, lost)
+
+
+def test_retention_by_interest_says_how_many_messages_it_may_delete(bed: Bed, link: Raw) -> None:
+    consumers = {"consumers": {"w": {"ack_policy": "explicit", "filter_subject": "l.a", "dead_letter": "none"},
+                               "v": {"ack_policy": "explicit", "filter_subject": "l.b", "dead_letter": "none"}}}
+    bed.declare({"streams": {"L": {"subjects": ["l.a", "l.b"], **consumers}}})
+    bed.mend()
+    for subject in ("l.a", "l.b"):
+        link.publish(subject, 5)
+    bed.declare({"streams": {"L": {"subjects": ["l.a", "l.b"], "retention": "interest", **consumers}}})
+    (hazard,) = [h for s in bed.plan().steps for h in s.hazards]
+    assert (hazard.kind, hazard.count, "at most" in hazard.detail) == ("data_loss", 10, True)
+    with pytest.raises(ConsentError):
+        bed.apply()
+    assert link.config("L")["retention"] == "limits"
+    bed.mend()
+    assert (link.config("L")["retention"], link.messages("L")) == ("interest", 10)
+
+
+def assert_loss(bed: Bed, link: Raw, stream: str, address: str, document: Json, lost: int) -> None:
+    """The plan counts what goes; nothing goes without the consent, and with it just as much as was said."""
+    stored = link.messages(stream)
+    bed.declare(document)
+    plan = bed.plan()
+    assert [h.count for s in plan.steps for h in s.hazards if h.kind == "data_loss"] == [lost]
+    assert required(plan) == (f"data_loss:{address}",)
+    with pytest.raises(ConsentError):
+        bed.apply()
+    assert link.messages(stream) == stored
+    bed.apply(f"data_loss:{address}")
+    deadline = time.monotonic() + 5
+    while link.messages(stream) != stored - lost and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert link.messages(stream) == stored - lost
+    assert bed.plan().steps == ()

@@ -118,9 +118,15 @@ def test_the_planner_of_the_page_plans_and_can_change_nothing(plane: Guarded) ->
 @pytest.mark.parametrize(
     ("taken", "remedy"),
     [
-        ("REVOKE CREATE ON DATABASE {database} FROM holdfast_deployer", "GRANT CREATE ON DATABASE {database} TO holdfast_deployer;"),
+        (
+            "REVOKE CREATE ON DATABASE {database} FROM holdfast_deployer",
+            "GRANT CREATE ON DATABASE {database} TO holdfast_deployer;",
+        ),
         ("ALTER ROLE holdfast_deployer NOCREATEROLE", "ALTER ROLE holdfast_deployer CREATEROLE;"),
-        ("REVOKE SELECT ON pg_authid FROM holdfast_deployer", "GRANT SELECT ON pg_catalog.pg_authid TO holdfast_deployer;"),
+        (
+            "REVOKE SELECT ON pg_authid FROM holdfast_deployer",
+            "GRANT SELECT ON pg_catalog.pg_authid TO holdfast_deployer;",
+        ),
     ],
 )
 def test_without_one_grant_doctor_names_just_that_one(plane: Guarded, taken: str, remedy: str) -> None:
@@ -135,13 +141,14 @@ def test_without_one_grant_doctor_names_just_that_one(plane: Guarded, taken: str
 
 def test_objects_of_another_owner_need_the_memberships_of_the_page(plane: Guarded) -> None:
     plane.sql("CREATE ROLE app_owner; CREATE SCHEMA app AUTHORIZATION app_owner; CREATE ROLE small_app LOGIN")
-    plane.sql("CREATE TABLE app.owner (id bigint GENERATED ALWAYS AS IDENTITY, name varchar(50) NOT NULL); ALTER TABLE app.owner OWNER TO app_owner")
+    plane.sql("CREATE TABLE app.owner (id bigint GENERATED ALWAYS AS IDENTITY, name varchar(50) NOT NULL)")
+    plane.sql("ALTER TABLE app.owner OWNER TO app_owner")
     plane.become(DEPLOYER, "deployer")
     asked = plane.faults()
     assert asked == [line for line in block("sql", "owners").splitlines() if line]
     plane.become(DEPLOYER, "owners")
     assert plane.faults() == []
-    consents = [c for c in plane.plan()["consents"]]
+    consents = list(plane.plan()["consents"])
     plane.run("apply", "--yes", *(f"--allow={c}" for c in consents))
     assert plane.plan()["steps"] == []
 

@@ -173,6 +173,36 @@ def test_an_equal_object_without_owner_is_adopted_and_a_differing_one_needs_a_co
     assert missing(plan, ["adopt:pg:main/s"]) == ()
 
 
+def inner(table: str, name: str, old: str | None = None, **settings: Any) -> Record:
+    renamed = at(table).child("column", old) if old is not None else None
+    return Record(at(table).child("column", name), settings, parent=at(table), renamed_from=renamed)
+
+
+def test_a_rename_carries_what_is_inside_and_hands_the_ledger_over() -> None:
+    class Renaming(Thing):
+        def lower(self, change: Change, context: Context) -> Lowered:
+            if change.action != "rename":
+                return super().lower(change, context)
+            assert change.before is not None
+            a, b = change.address, change.before.address
+            return Lowered((Draft(a, "rename", Sql(f"{b} -> {a}"), "", makes=(a,), destroys=(b,)),), (a,))
+
+    kinds: Any = {"table": Renaming(), "column": Renaming()}
+    live = [thing("old"), inner("old", "kept"), inner("old", "was")]
+    wanted = [thing("new")._replace(renamed_from=at("old")), inner("new", "kept"), inner("new", "is", old="was")]
+    owned = {str(r.address) for r in live}
+    plan = assemble(Plane(wanted), Seen(Plane(live), owned, FACTS), kinds, CLOCK)
+    assert [s.request.text.replace("pg:main/s/", "") for s in plan.steps] == [
+        "old -> new",
+        "new/column/was -> new/column/is",
+    ]
+    ledger = set(owned)
+    for step in plan.steps:
+        ledger = (ledger - set(step.gone)) | set(step.made)
+    assert ledger == {str(r.address) for r in wanted}
+    assert (plan.adopt, plan.drift[0].change) == ((), "changed")
+
+
 def test_only_narrows_to_an_address_and_what_it_needs() -> None:
     wanted = [thing("base"), thing("top", "base"), thing("aside")]
     assert ids(plan_of(wanted, [], only=("pg:main/s/top",))) == ["base#create", "top#create"]

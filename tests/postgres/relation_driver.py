@@ -5,12 +5,11 @@ Measured are the locks a step takes, what it rewrites and what it scans; the lab
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import psycopg
 
@@ -124,13 +123,19 @@ class World:
         self.dsn = dict(dsn)
         self.clock = clock
         self.measured: list[Measured] = []
+        self.trial: World | None = None
         self.connection = psycopg.connect(**dsn, autocommit=True)
         self.major = self.connection.info.server_version // 10000
         self.kinds = {k.name: k for k in registry.postgres_kinds()}
         self.run(*(f"SET {key} = '{value}'" for key, value in SESSION.items()))
 
     def close(self) -> None:
+        """End the sessions and drop the database that expressions were tried in."""
         self.connection.close()
+        if self.trial is not None:
+            self.trial.close()
+            with psycopg.connect(**self.dsn, autocommit=True) as connection:
+                connection.execute(f'DROP DATABASE "{self.trial.dsn["dbname"]}" WITH (FORCE)'.encode())
 
     def run(self, *statements: str) -> None:
         for text in statements:
@@ -159,13 +164,18 @@ class World:
         return Facts("pg", "main", (self.major, 0, 0), options)
 
     def canonical(self, wanted: Plane) -> Plane:
-        """The plane with its expressions as the server shows them: built in a database that is thrown away."""
-        with scratch(self.dsn) as dsn, world(dsn, clock=self.clock) as other:
-            known = other.live()
-            rest = Plane(r for r in wanted if r.address not in known or r.address.kind == "schema")
-            for step in other.plan(rest, owned=()).steps:
-                other.send(step)
-            read_back = other.live()
+        """The plane with its expressions as the server shows them: built elsewhere, and rolled back."""
+        if self.trial is None:
+            with psycopg.connect(**self.dsn, autocommit=True) as connection:
+                connection.execute(f'CREATE DATABASE "{self.dsn["dbname"]}_trial" TEMPLATE template0'.encode())
+            self.trial = World({**self.dsn, "dbname": f"{self.dsn['dbname']}_trial"}, clock=self.clock)
+        known = self.trial.live()
+        rest = Plane(r for r in wanted if r.address not in known or r.address.kind == "schema")
+        self.trial.run("BEGIN")
+        for step in self.trial.plan(rest, owned=()).steps:
+            self.trial.send(step)
+        read_back = self.trial.live()
+        self.trial.run("ROLLBACK")
         return Plane([self._canonical(r, read_back.get(r.address)) for r in wanted], name="agents", env="test")
 
     def _canonical(self, record: Record, read_back: Record | None) -> Record:
@@ -258,13 +268,43 @@ def world(dsn: Mapping[str, Any], **options: Any) -> Iterator[World]:
         found.close()
 
 
-@contextmanager
-def scratch(dsn: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """An empty database for the length of a block."""
-    name = f"scratch_{uuid4().hex[:10]}"
-    with psycopg.connect(**dsn, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
+class Bench:
+    """A database that goes from test to test, in the state that ``base`` and ``rows`` describe."""
+
+    def __init__(self, server: Any, name: str, base: Mapping[str, Any], rows: Sequence[str]) -> None:
+        server.create_database(name)
+        self._dsn, self._base, self._rows = server.dsn(name), base, rows
+        self._world: World | None = None
+
+    @contextmanager
+    def use(self) -> Iterator[World]:
+        """The world in its first state; a test that fails leaves it to be made anew."""
+        if self._world is None:
+            self._world = self._made()
         try:
-            yield {**dsn, "dbname": name}
+            yield self._world
+        except BaseException:
+            self.end()
+            raise
+
+    @contextmanager
+    def spend(self) -> Iterator[World]:
+        """The world in its first state, never used again."""
+        try:
+            with self.use() as found:
+                yield found
         finally:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+            self.end()
+
+    def _made(self) -> World:
+        found = World(self._dsn)
+        found.run("DROP SCHEMA IF EXISTS a CASCADE")
+        found.apply(self._base, ())
+        found.run(*self._rows)
+        return found
+
+    def end(self) -> None:
+        """Close the world, if there is one."""
+        if self._world is not None:
+            self._world.close()
+        self._world = None

@@ -23,7 +23,9 @@ CONDITIONS = (
 def printed(session: psycopg.Connection[Any], condition: str) -> str:
     """The server's words for a condition; it is read from the text alone."""
     session.execute("DROP TABLE IF EXISTS t")
-    session.execute(f"CREATE TABLE t (kind varchar(9), body text, number int, CONSTRAINT c CHECK ({condition}))".encode())
+    session.execute(
+        f"CREATE TABLE t (kind varchar(9), body text, number int, CONSTRAINT c CHECK ({condition}))".encode()
+    )
     row = session.execute("SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conname = 'c'").fetchone()
     assert row is not None
     return str(row[0])

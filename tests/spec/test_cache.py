@@ -123,7 +123,7 @@ def test_environments_sections_and_code_do_not_share_an_entry(
 
     assert (streams("dev", *SECTIONS), streams("dev", SECTIONS[0]), streams(None, SECTIONS[1])) == (6, 4, 2)
     parses.clear()
-    monkeypatch.setattr(cache, "_code", lambda: (("spec/units.py", 1, 2),))
+    monkeypatch.setattr(cache, "code_stamps", lambda: (("spec/units.py", 1, 2),))
     assert (streams("dev", *SECTIONS), len(parses)) == (6, 4)
 
 

@@ -19,6 +19,7 @@ from provision.postgres.kinds.steps import (
     chain,
     comment_on,
     extensions,
+    leftover,
     rewrite,
     table_of,
     values_lost,
@@ -288,16 +289,17 @@ def _nullable(address: Address, old: Any, new: bool, context: Context) -> Iterat
     name = sql.bounded("holdfast_not_null", table_of(address).name, address.name)
     check = sql.quote_ident(name)
     # An earlier run may have been interrupted after any of these steps.
-    leftover = context.live.get(table_of(address).child("check", name))
-    if leftover is None:
+    left, dropped = leftover(context, table_of(address).child("check", name))
+    if left is None:
         yield alter(
             address,
             "not_null_check",
             f"ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID",
             f"refuse new NULLs in {address.name}",
+            makes=dropped,
             undo=f"DROP CONSTRAINT IF EXISTS {check}",
         )
-    if leftover is None or not leftover.settings["validated"]:
+    if left is None or not left.settings["validated"]:
         yield alter(
             address,
             "not_null_validate",

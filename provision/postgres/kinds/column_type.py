@@ -82,7 +82,7 @@ def _retype_hazards(
     elif old["collation"] != new["collation"]:
         yield blocking("indexes on the column are built again for the new sort order")
     if _cuts(*plain):
-        detail = f"the explicit cast to {new['type']} may drop or cut what does not fit"
+        detail = f"the cast to {new['type']} may round or cut what does not fit"
         yield values_lost(address, detail)
 
 
@@ -103,9 +103,8 @@ def _cuts(old: types.TypeName, new: types.TypeName) -> bool:
     whole = {"smallint", "integer", "bigint"}
     fractional = {"numeric", "real", "double precision"}
     rounds = old.name in fractional and new.name in whole
-    scale = old.name == new.name == "numeric" and new.modifiers is not None and conversions.rewrites(old, new)
     finer = old.name == new.name and " time zone" in new.name and conversions.rewrites(old, new)
-    return (old.name, new.name) in pairs or rounds or scale or finer
+    return (old.name, new.name) in pairs or rounds or finer or conversions.rounds(old, new)
 
 
 def _unwrapped(parsed: types.TypeName, address: Address, context: Context) -> types.TypeName:

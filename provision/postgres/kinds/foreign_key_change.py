@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from provision.postgres import sql
 from provision.postgres.kinds.check import comments, drop_constraint
@@ -29,6 +30,7 @@ from provision.spec.record import Record
 _PARTITIONED_NOT_VALID_SINCE = 18
 _WORDS = {"restrict": "RESTRICT", "cascade": "CASCADE", "set_null": "SET NULL", "set_default": "SET DEFAULT"}
 _GOING = ("delete", "replace", "rebuild")
+_KEYS = ("primary_key", "unique", "index")
 
 
 def clause(record: Record) -> str:
@@ -64,8 +66,8 @@ def goes_first(address: Address, context: Context) -> bool:
     return other != table_of(address) and _goes(other, context)
 
 
-def _goes(table: Address, context: Context) -> bool:
-    change = context.changes.get(table)
+def _goes(address: Address, context: Context) -> bool:
+    change = context.changes.get(address)
     return change is not None and change.action in _GOING
 
 
@@ -82,15 +84,28 @@ def lower(change: Change, context: Context) -> tuple[Draft, ...]:
         return (drop_constraint(address),)
     fresh = is_fresh(context, table_of(address))
     commented = comments(after, fresh=fresh)
+    made = _needing_keys(_add_fresh(after, context) if fresh else _add(after, context), after, context)
     if before is None or fresh:
         first = (drop_constraint(address, "drop"),) if before is not None and goes_first(address, context) else ()
-        made = _add_fresh(after, context) if fresh else _add(after, context)
         return chain((*first, *made, *commented))
-    if change.action == "rebuild":
-        return chain((drop_constraint(address, "drop"), *_add(after, context), *commented))
+    if change.action == "rebuild" or _loses_key(before, context):
+        return chain((drop_constraint(address, "drop"), *made, *commented))
     if change.action == "replace":
         return chain((*_swap(after, context), *commented))
     return chain(_update(before, after))
+
+
+def _loses_key(before: Record, context: Context) -> bool:
+    """Whether the key that the live constraint leans on goes or is made anew, which it would forbid."""
+    return any(a.kind in _KEYS and _goes(a, context) for a in before.refs)
+
+
+def _needing_keys(drafts: Iterable[Draft], after: Record, context: Context) -> Iterator[Draft]:
+    """The server leans a constraint on any key that fits: those made anew must stand, or it takes the old one."""
+    keys = [r.address for r in context.desired.children(_referenced(after)) if r.address.kind in _KEYS]
+    moving = tuple(a for a in keys if a in context.changes)
+    for draft in drafts:
+        yield replace(draft, needs=(*draft.needs, *moving)) if moving else draft
 
 
 def _add_fresh(after: Record, context: Context) -> Iterator[Draft]:

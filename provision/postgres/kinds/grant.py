@@ -14,7 +14,7 @@ from provision.postgres import sql
 from provision.postgres.catalog import Catalog, Query
 from provision.postgres.kinds import privileges as acl
 from provision.postgres.kinds import signature
-from provision.postgres.kinds.ownership import in_schema, role_refs
+from provision.postgres.kinds.ownership import TARGET, in_schema, role_refs
 from provision.postgres.references import name_of, split_list, split_name, tokens
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Hazard, Lowered, Sql
@@ -368,10 +368,10 @@ class GrantSection:
                     "description": "schema NAME, table S.T, view S.V, sequence S.N, function S.F(types), type S.T, "
                     "enum S.T, domain S.T or database.",
                 },
-                "to": {"type": "string"},
+                "to": {"type": "string", "description": "The role; 'public' is everybody."},
                 "privileges": PRIVILEGES.schema,
                 "grantable": {"anyOf": [{"type": "boolean"}, PRIVILEGES.schema, {"type": "null"}]},
-                "target": {"type": "string", "default": "main"},
+                **TARGET,
             },
             "required": ["on", "to", "privileges"],
             "additionalProperties": False,

@@ -22,6 +22,7 @@ from provision.postgres.kinds.steps import (
     blocking,
     has_subpartitions,
     leaf_names,
+    leftover,
     table_of,
 )
 from provision.postgres.references import split_name
@@ -98,12 +99,13 @@ def is_valid(schema: str, name: str) -> str:
 def concurrently(address: Address, spec: Spec, name: str, context: Context, **points: Any) -> Iterator[Draft]:
     """Build an index on a plain table; a leftover of that name is used if it fits, else cleared."""
     table = table_of(address)
-    leftover = context.live.get(table.child("index", name))
-    if leftover is not None:
-        if fits(leftover.settings, spec):
+    left, dropped = leftover(context, table.child("index", name))
+    if left is not None:
+        if fits(left.settings, spec):
             return
         yield drop_concurrently(address, name, "clear", f"clear what is left of an earlier index {name}")
-    yield _build(address, spec, name, sql.table_name(address), table.names[0], key="build", **points)
+    makes = (*points.pop("makes", ()), *dropped)
+    yield _build(address, spec, name, sql.table_name(address), table.names[0], key="build", makes=makes, **points)
 
 
 def build(address: Address, spec: Spec, **points: Any) -> Draft:
@@ -155,8 +157,8 @@ def on_parent(address: Address, spec: Spec, name: str, context: Context, **point
     """Build an index on a partitioned table: the parent's alone, then one for each leaf, attached as it is done."""
     table = sql.table_name(address)
     schema = address.names[0]
-    leftover = context.live.get(table_of(address).child("index", name))
-    if leftover is not None and leftover.address != address:
+    left, dropped = leftover(context, table_of(address).child("index", name))
+    if left is not None and left.address != address:
         yield Draft(
             object=address,
             action="drop",
@@ -177,6 +179,7 @@ def on_parent(address: Address, spec: Spec, name: str, context: Context, **point
         hazards=(blocking(detail),) if deep else (),
         undo=Sql(f"DROP INDEX {sql.qualified(schema, name)}"),
         done_if=f"SELECT {sql.regclass(schema, name)} IS NOT NULL",
+        makes=(*points.pop("makes", ()), *dropped),
         **points,
     )
     if not deep:

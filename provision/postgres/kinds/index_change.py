@@ -16,6 +16,7 @@ from provision.postgres.kinds.steps import (
     extensions,
     is_fresh,
     is_partitioned,
+    leftover,
     table_of,
 )
 from provision.spec.change import Change, Context, Draft, Sql
@@ -86,16 +87,16 @@ def _create_fresh(address: Address, spec: index_build.Spec) -> Draft:
 def _create(address: Address, spec: index_build.Spec, context: Context) -> Iterator[Draft]:
     """What an interrupted replacement left behind under its working name becomes the index, or goes."""
     working = index_build.successor(address.name)
-    leftover = context.live.get(table_of(address).child("index", working))
-    if leftover is not None and index_build.fits(leftover.settings, spec):
+    left, _ = leftover(context, table_of(address).child("index", working))
+    if left is not None and index_build.fits(left.settings, spec):
         yield _take_name(address, working, SHARE_UPDATE_EXCLUSIVE)
         return
     if is_partitioned(context, table_of(address)):
-        if leftover is not None:
-            yield replace(_drop(leftover.address, context, "clear"), object=address, destroys=())
+        if left is not None:
+            yield replace(_drop(left.address, context, "clear"), object=address, destroys=())
         yield from index_build.on_parent(address, spec, address.name, context, makes=(address,))
         return
-    if leftover is not None:
+    if left is not None:
         summary = f"clear what is left of an earlier index {working}"
         yield index_build.drop_concurrently(address, working, "clear", summary)
     yield from index_build.concurrently(address, spec, address.name, context, makes=(address,))
@@ -104,12 +105,14 @@ def _create(address: Address, spec: index_build.Spec, context: Context) -> Itera
 def _replace(address: Address, spec: index_build.Spec, context: Context) -> Iterator[Draft]:
     """Build the new index, drop the old one, give it its name: queries never lack an index."""
     working = index_build.successor(address.name)
+    left, _ = leftover(context, table_of(address).child("index", working))
     if is_partitioned(context, table_of(address)):
         yield from index_build.on_parent(address, spec, working, context)
     else:
         yield from index_build.concurrently(address, spec, working, context)
     yield _drop(address, context, "drop")
-    yield _take_name(address, working)
+    reused = left is not None and index_build.fits(left.settings, spec)
+    yield _take_name(address, working, SHARE_UPDATE_EXCLUSIVE if reused else None)
 
 
 def _take_name(address: Address, working: str, lock: str | None = None) -> Draft:

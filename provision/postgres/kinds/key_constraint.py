@@ -228,7 +228,16 @@ def _add(after: Record, context: Context) -> Iterator[Draft]:
         return
     name = address.name
     yield from index_build.concurrently(address, spec_of(after), name, context)
-    yield _take_over(after, name, f"ADD CONSTRAINT {sql.quote_ident(name)}", "create")
+    taken = _take_over(after, name, f"ADD CONSTRAINT {sql.quote_ident(name)}", "create")
+    yield replace(taken, makes=(address, *_former_keys(address, context)))
+
+
+def _former_keys(address: Address, context: Context) -> Iterator[Address]:
+    """A table has one primary key: that of another name goes first."""
+    if address.kind == "primary_key":
+        for record in context.live.children(table_of(address), "primary_key"):
+            if record.address != address:
+                yield record.address
 
 
 def _take_over(after: Record, index: str, clauses: str, action: str) -> Draft:

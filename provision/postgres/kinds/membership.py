@@ -29,7 +29,7 @@ FIELDS = FieldTable(
     Field("set", fields.BOOL, "May SET ROLE to the group.", default=True, since=_OPTIONS_SINCE),
 )
 _ONE = FIELDS.schema()
-_ONE["properties"] = {"role": {"type": "string"}, **_ONE["properties"]}
+_ONE["properties"] = {"role": {"type": "string", "description": "The group."}, **_ONE["properties"]}
 _ONE["required"] = ["role"]
 #: ``member_of`` of a role.
 MEMBER_OF: fields.Json = {"type": "array", "items": {"anyOf": [{"type": "string"}, _ONE]}}

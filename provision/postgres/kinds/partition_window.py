@@ -70,18 +70,18 @@ def wanted(
 ) -> Iterator[Range]:
     """The ranges from the first that is needed through ``ahead`` intervals after the current one.
 
-    Without ``start``, a new set begins with the interval before the current one. In a set that exists
-    (``oldest`` is the lower bound of its oldest partition) what is older than that is not asked for:
-    retention took it, or it was never there.
+    Without ``start``, a new set begins with the interval before the current one. A set that exists (``oldest`` is
+    the lower bound of its oldest partition) has no holes in what is retained, and nothing older than that is
+    asked for: retention took it, or it was never there.
     """
     current = every.floor(clock)
     edge = every.floor(retain.shift(clock, -1)) if retain is not None else None
     low = every.floor(start) if start is not None else every.shift(current, -1)
     fixed = start is not None and (edge is None or low >= edge)
     if edge is not None and not fixed:
-        low = max(low, edge)
+        low = edge if oldest is not None else max(low, edge)
     if oldest is not None and not fixed:
-        low = min(max(low, every.floor(oldest)), current)
+        low = min(low if oldest <= low else every.floor(oldest), current)
     last = every.shift(current, ahead)
     while low <= last:
         high = every.shift(low, 1)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from provision.postgres import sql
 from provision.spec.change import Change, Context, Draft, Hazard, Sql
 from provision.spec.ident import Address
-from provision.spec.record import Plane, Settings
+from provision.spec.record import Plane, Record, Settings
 
 #: Names of table locks (PostgreSQL docs, 13.3.1) as they stand in plans.
 ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
@@ -37,6 +37,19 @@ def is_partitioned(context: Context, table: Address) -> bool:
     """Whether the live table is partitioned."""
     found = context.live.get(table)
     return found is not None and found.settings["partitioned"] is not None
+
+
+def leftover(context: Context, address: Address) -> tuple[Record | None, tuple[Address, ...]]:
+    """What an interrupted run left under a working name.
+
+    If the plan drops it anyway, nothing is left; whoever then takes the name names the second part among what it
+    makes, so that the drop comes first.
+    """
+    found = context.live.get(address)
+    change = context.changes.get(address)
+    if found is not None and change is not None and change.after is None:
+        return None, (address,)
+    return found, ()
 
 
 def extensions(context: Context) -> tuple[Address, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from provision.postgres import sql
@@ -30,6 +30,8 @@ from provision.spec.ident import Address
 from provision.spec.record import Record, Settings
 
 _INLINE = ("column", "primary_key", "unique", "check")
+#: Keys that agree in these are one to CREATE TABLE.
+_ONE_INDEX = ("columns", "include", "nulls_not_distinct", "deferrable", "initially_deferred")
 
 
 def lower(change: Change, context: Context) -> Lowered:
@@ -50,7 +52,7 @@ def lower(change: Change, context: Context) -> Lowered:
 def _create(after: Record, context: Context) -> Lowered:
     address = after.address
     parts = [r for r in context.desired.children(address) if r.address.kind in _INLINE]
-    inline = [r for r in parts if r.address.kind != "check" or check.is_inline(r)]
+    inline = [r for r in _apart(parts) if r.address.kind != "check" or check.is_inline(r)]
     split = context.desired.get(address.child("partitions", "set"))
     absorbed = (address, *(r.address for r in inline), *((split.address,) if split is not None else ()))
     create = Draft(
@@ -67,6 +69,18 @@ def _create(after: Record, context: Context) -> Lowered:
     if split is not None:
         drafts += partition_change.fresh_members(split, after, context.facts(address).options.get("role"))
     return Lowered(tuple(drafts), absorbed)
+
+
+def _apart(parts: Iterable[Record]) -> Iterator[Record]:
+    """Leave out keys equal to one before them: CREATE TABLE makes only one of both (transformIndexConstraints)."""
+    seen: list[Settings] = []
+    for record in parts:
+        if record.address.kind in ("primary_key", "unique"):
+            index = {k: record.settings.get(k) or False for k in _ONE_INDEX}
+            if index in seen:
+                continue
+            seen.append(index)
+        yield record
 
 
 def create_table(table: Record, parts: list[Record], major: int) -> str:

@@ -1,0 +1,1 @@
+INSERT INTO app.item (body) VALUES ('a'), ('b');

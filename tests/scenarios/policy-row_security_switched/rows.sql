@@ -1,0 +1,1 @@
+INSERT INTO app.closing VALUES (1, 'a'), (2, 'b');
