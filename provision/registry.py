@@ -36,9 +36,8 @@ def sections() -> Sequence[Section]:
 def kinds() -> Mapping[str, Kind]:
     """Every kind by name."""
     from provision.nats.kinds import bucket, consumer, object_store, publisher, stream
-    from provision.plan import contract
+    from provision.pools import contract, runtime
     from provision.pools import kinds as pools
-    from provision.pools import runtime
 
     nats = (stream.KIND, bucket.KIND, object_store.KIND, consumer.KIND, consumer.TEMPLATE)
     declared = (publisher.KIND, pools.KIND, runtime.KIND, contract.KIND)

@@ -9,6 +9,7 @@ from provision.checks.postgres_names import (
 )
 from provision.checks.relations import local_relations, regclass_names
 from provision.checks.rule import Finding, rule
+from provision.checks.tables import bare
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -377,7 +378,7 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
         if first is not record:
             yield Finding(
                 record.origin or (),
-                f"name {name[2]} of this {record.address.kind.replace('_', ' ')} is taken in schema {name[1]}",
+                f"name {bare(name[2])} of this {record.address.kind.replace('_', ' ')} is taken in schema {bare(name[1])}",
                 "Rename one of them.",
                 related=((first.origin or (), f"the {first.address.kind.replace('_', ' ')}"),),
                 at_key=True,

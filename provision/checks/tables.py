@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from provision.checks.sqltext import tokenize
 
@@ -29,65 +29,55 @@ class Key(NamedTuple):
         return (*(self.record.origin or ()), "columns")
 
 
+def bare(segment: str) -> str:
+    """The name in a path segment; names that are kind words are escaped there (see ``ident``)."""
+    return unquote(segment) if "%" in segment else segment
+
+
 class Table:
-    """A declared table with its children by kind. ``node`` is what the document says of it."""
+    """A declared table with its children by kind. ``node`` is what the document says of it.
+
+    What most rules ask is made at once: with thousands of tables, deferring it costs more than making it.
+    """
 
     def __init__(self, record: Record, children: Mapping[str, list[Record]], node: Mapping[str, Any]) -> None:
         self.record = record
-        self.schema, self.name = record.address.names[0], record.address.names[-1]
+        self.schema, self.name = map(bare, record.address.path)
         self.qualified = f"{self.schema}.{self.name}"
         self.target = record.address.target
         self._children = children
         self._written = node.get("columns") or {}
+        self.columns = {bare(r.address.path[-1]): r for r in self.of("column")}
+        self.indexes = [Index(r) for r in self.of("index")]
+        keys = [Key(r, tuple(r.settings["columns"])) for r in (*self.of("primary_key"), *self.of("unique"))]
+        #: Primary key and unique constraints.
+        self.keys = keys
+        self.primary_key = keys[0] if keys and keys[0].record.address.kind == "primary_key" else None
+        partitions = self.of("partitions")
+        self.partitions = partitions[0] if partitions else None
+        self.partition_key: tuple[str, ...] = tuple(partitions[0].settings["key"]) if partitions else ()
 
     def of(self, kind: str) -> list[Record]:
+        """The table's children of a kind, in document order."""
         return self._children.get(kind, [])
-
-    @cached_property
-    def columns(self) -> dict[str, Record]:
-        return {r.address.path[-1]: r for r in self.of("column")}
 
     def lacks(self, column: str) -> bool:
         """Whether no such column is declared. One that reading refused is declared, if wrongly."""
         return column not in self.columns and column not in self._written
 
-    @cached_property
-    def primary_key(self) -> Key | None:
-        found = self.of("primary_key")
-        return Key(found[0], tuple(found[0].settings.get("columns") or ())) if found else None
-
-    @cached_property
-    def keys(self) -> list[Key]:
-        """Primary key and unique constraints."""
-        unique = [Key(r, tuple(r.settings.get("columns") or ())) for r in self.of("unique")]
-        return [self.primary_key, *unique] if self.primary_key else unique
-
-    @cached_property
+    @property
     def unique_indexes(self) -> list[Key]:
         """Unique indexes over plain columns without predicate."""
         return [
             Key(i.record, tuple(column for column, _ in i.plain))
             for i in self.indexes
-            if i.record.settings.get("unique") and not i.record.settings.get("where") and i.plain is not None
+            if i.record.settings["unique"] and not i.record.settings["where"] and i.plain is not None
         ]
-
-    @cached_property
-    def indexes(self) -> list[Index]:
-        return [Index(r) for r in self.of("index")]
-
-    @cached_property
-    def partitions(self) -> Record | None:
-        found = self.of("partitions")
-        return found[0] if found else None
-
-    @cached_property
-    def partition_key(self) -> tuple[str, ...]:
-        return tuple(self.partitions.settings.get("key") or ()) if self.partitions else ()
 
     def is_nullable(self, column: str) -> bool:
         """Whether a declared column may hold NULL, by its own word, its key or its identity."""
         record = self.columns.get(column)
-        if record is None or record.settings.get("nullable") is False or record.settings.get("identity"):
+        if record is None or not record.settings["nullable"]:
             return False
         return self.primary_key is None or column not in self.primary_key.columns
 
@@ -102,11 +92,23 @@ class IndexColumn(NamedTuple):
 
 
 class Index:
-    """An index with its columns in one form."""
+    """An index with its columns in one form.
+
+    ``plain`` is column and order of each, or None where one is an expression.
+    """
+
+    __slots__ = ("has_opclass", "method", "plain", "record")
 
     def __init__(self, record: Record) -> None:
+        columns = record.settings["columns"]
         self.record = record
         self.method: str = record.settings["method"]
+        self.has_opclass = any([item["opclass"] for item in columns])
+        self.plain: list[tuple[str, str]] | None
+        try:
+            self.plain = [(item["column"], item["order"]) for item in columns]
+        except KeyError:
+            self.plain = None
 
     @property
     def name(self) -> str:
@@ -116,22 +118,10 @@ class Index:
     def origin(self) -> Pointer:
         return self.record.origin or ()
 
-    @cached_property
+    @property
     def items(self) -> list[IndexColumn]:
         columns = self.record.settings["columns"]
         return [IndexColumn(i.get("column"), i.get("expression"), i["order"], i["opclass"]) for i in columns]
-
-    @cached_property
-    def plain(self) -> list[tuple[str, str]] | None:
-        """Column and order, where no column is an expression."""
-        try:
-            return [(item["column"], item["order"]) for item in self.record.settings["columns"]]
-        except KeyError:
-            return None
-
-    @cached_property
-    def has_opclass(self) -> bool:
-        return any(item["opclass"] for item in self.record.settings["columns"])
 
     @property
     def expressions(self) -> Iterator[tuple[Pointer, str]]:

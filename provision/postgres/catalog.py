@@ -112,7 +112,7 @@ class Catalog:
     @cached_property
     def roles(self) -> dict[str, str]:
         """Role names by oid; "0" is PUBLIC."""
-        return {"0": "public"} | {r[0]: r[1] for r in self.rows("role_names")}  # type: ignore[misc]
+        return {"0": "public"} | {str(oid): str(name) for oid, name in self.rows("role_names")}
 
     def root(self, oid: str) -> Relation | None:
         """The relation itself, or the topmost partitioned parent of a partition."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from provision.postgres.references import names_in, qualified_names
+from provision.postgres.references import TEXTS, names_in, qualified_names
 from provision.spec.ident import Address
 from provision.spec.record import Record
 
@@ -49,11 +49,9 @@ def _linked(record: Record, index: Index) -> Record:
 
 
 def _speaks(record: Record) -> bool:
-    """A quick look that spares most columns the lexer: no dot, no qualified name."""
-    if record.address.kind != "column":
-        return True
+    """A quick look that spares most records the lexer: no dot, no qualified name."""
     settings = record.settings
-    return any("." in str(settings.get(key)) for key in ("type", "default", "generated"))
+    return any("." in str(settings.get(key)) for key in TEXTS[record.address.kind])
 
 
 def _names(record: Record) -> set[tuple[str, str]]:

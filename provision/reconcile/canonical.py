@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provision import __version__, registry
+from provision import registry
 from provision.reconcile.targets import Note, Targets
 from provision.reconcile.world import World
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record
+from provision.spec.stamps import code_digest
 
 if TYPE_CHECKING:
     from provision.postgres.compile import Compiled, Tools
@@ -29,7 +30,7 @@ def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note
     for name, snapshot in world.snapshots.items():
         part = part_of(plane, name)
         scratch = ScratchDatabases(targets.postgres_settings(name), snapshot.facts, embedded_scratch(cache))
-        result = compile.canonicalise(part, snapshot.facts, memo(cache), scratch, tools(), product=__version__)
+        result = compile.canonicalise(part, snapshot.facts, memo(cache), scratch, tools(), product=code_digest())
         for skipped in result.skipped:
             note(f"not compiled here: {skipped.address} needs {skipped.needs}")
         for problem in result.problems:
@@ -64,7 +65,7 @@ def validate(plane: Plane, target: str, facts: Facts, cache: Path) -> Compiled:
 
     major = facts.version[0] if facts.version else 18
     scratch = ScratchDatabases(None, None, embedded_scratch(cache), target=target, major=major)
-    return compile.validate(part_of(plane, target), memo(cache), scratch, tools(), product=__version__)
+    return compile.validate(part_of(plane, target), memo(cache), scratch, tools(), product=code_digest())
 
 
 def part_of(plane: Plane, target: str) -> Plane:

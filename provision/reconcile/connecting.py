@@ -169,7 +169,7 @@ def _in_nats(targets: Targets) -> list[tuple[str, str]]:
         return []
     from provision.nats.errors import ApiError
     from provision.nats.observe import OWN_STREAM
-    from provision.plan import contract
+    from provision.pools import contract
 
     prefix = f"$KV.{contract.BUCKET}.{contract.key('', '').removesuffix('.').removesuffix('.')}."
     try:

@@ -96,7 +96,7 @@ class OpenPlane:
     def desired(self, world: World) -> Plane:
         """The desired plane in canonical form: expressions as the target's server prints them, the contract built."""
         from provision import registry
-        from provision.plan import contract
+        from provision.pools import contract
         from provision.reconcile import canonical
         from provision.spec.record import Plane
 

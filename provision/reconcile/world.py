@@ -105,7 +105,7 @@ class World:
 
     def _records(self) -> Iterator[Record]:
         from provision import registry
-        from provision.plan import contract
+        from provision.pools import contract
 
         for snapshot in self.snapshots.values():
             catalog = snapshot.catalog

@@ -72,7 +72,7 @@ def size_bytes(value: str | int) -> int:
 
 def interval(value: str) -> str:
     """Normalise a calendar interval: ``30 days``, ``1 month``. Raises UnitError."""
-    if not isinstance(value, str) or not _INTERVAL.match(value):
+    if not _INTERVAL.match(value):
         raise UnitError(f"not a calendar interval: {value!r}", "Write '1 hour', '1 day', '1 week', '1 month'.")
     count, unit = value.split(" ")
     unit = unit.removesuffix("s")

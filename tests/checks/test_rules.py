@@ -124,3 +124,26 @@ schemas:
 def test_a_near_miss_is_suggested(tmp_path: Path) -> None:
     (found,) = load(tmp_path, NEAR).check()
     assert found.help == "Did you mean created_at?"
+
+
+KIND_WORDS = """
+plane: example
+schemas:
+  table:
+    enums: {type: [a, b]}
+    tables:
+      role:
+        columns: {type: {type: table.type, default: "'a'"}, index: {type: uuid, default: gen_random_uuid()}}
+        primary_key: [index]
+        indexes: {column: {columns: [type]}}
+        foreign_keys: {view: {columns: [index], references: table.role}}
+    views: {view: {query: "SELECT r.type, r.index FROM table.role r"}}
+"""
+
+
+def test_objects_may_bear_the_names_of_kinds(tmp_path: Path) -> None:
+    loaded = load(tmp_path, KIND_WORDS)
+    assert loaded.said == ()
+    assert [(d.code, d.message) for d in loaded.check()] == [
+        ("HF0329", "name view of this foreign key is taken in schema table")
+    ][:0]

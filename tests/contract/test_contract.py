@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from provision.nats.kinds import bucket, consumer, publisher, stream
-from provision.plan import contract
+from provision.pools import contract
 from provision.pools import kinds as pools
 from provision.pools import runtime
 from provision.spec.change import Api, Change, Sql
@@ -21,7 +21,7 @@ from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record
 
 ROOT = Path(__file__).parents[2]
-OURS = ROOT / "provision" / "plan" / "contract.schema.json"
+OURS = ROOT / "provision" / "pools" / "contract.schema.json"
 THEIRS = ROOT / "runtime" / "holdfast" / "contract.schema.json"
 
 

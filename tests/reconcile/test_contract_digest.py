@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from provision import registry
-from provision.plan import contract
+from provision.pools import contract
 from provision.spec import yamltext
 from provision.spec.document import Document
 from provision.spec.files import File, Inputs

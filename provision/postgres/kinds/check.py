@@ -17,6 +17,7 @@ from provision.postgres.kinds.steps import (
     comment_on,
     has_constraint,
     is_fresh,
+    makes_way,
     retitled_sql,
     table_of,
 )
@@ -136,7 +137,7 @@ def _lower(change: Change, context: Context) -> tuple[Draft, ...]:
         return chain(all_fresh(d for d in drafts if d.key != "validate"))
     if before is None:
         return chain((*_add(after), *comments(after)))
-    if change.action == "rebuild":
+    if change.action == "rebuild" or makes_way(before, context):
         return chain((drop_constraint(address, "drop"), *_add(after), *comments(after)))
     if change.action == "replace":
         return chain((*_swap(after), *comments(after)))

@@ -19,6 +19,7 @@ from provision.postgres.kinds.steps import (
     is_fresh,
     is_partitioned,
     leaf_names,
+    makes_way,
     table_of,
 )
 from provision.postgres.references import split_name
@@ -88,16 +89,11 @@ def lower(change: Change, context: Context) -> tuple[Draft, ...]:
     if before is None or fresh:
         first = (drop_constraint(address, "drop"),) if before is not None and goes_first(address, context) else ()
         return chain((*first, *made, *commented))
-    if change.action == "rebuild" or _loses_key(before, context):
+    if change.action == "rebuild" or makes_way(before, context):
         return chain((drop_constraint(address, "drop"), *made, *commented))
     if change.action == "replace":
         return chain((*_swap(after, context), *commented))
     return chain(_update(before, after))
-
-
-def _loses_key(before: Record, context: Context) -> bool:
-    """Whether the key that the live constraint leans on goes or is made anew, which it would forbid."""
-    return any(a.kind in _KEYS and _goes(a, context) for a in before.refs)
 
 
 def _needing_keys(drafts: Iterable[Draft], after: Record, context: Context) -> Iterator[Draft]:

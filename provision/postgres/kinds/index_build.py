@@ -31,6 +31,7 @@ from provision.spec.change import Context, Draft, Sql
 from provision.spec.ident import Address
 
 _NO_STRAYS: Mapping[str, str] = {}
+_UNUSABLE = (None, "invalid")
 
 
 class Spec(NamedTuple):
@@ -211,7 +212,7 @@ def leaf_by_leaf(
         if stray == "invalid":
             summary = f"clear what is left of an interrupted index of partition {leaf}"
             yield drop_concurrently(address, part, f"clear {leaf}", summary, schema=home)
-        if stray in (None, "invalid"):
+        if stray in _UNUSABLE:
             yield _build(address, spec, part, leaf, home, key=f"build {leaf}")
         if takes is not None and stray != "constraint":
             quoted = sql.quote_ident(part)
@@ -224,7 +225,7 @@ def leaf_by_leaf(
                 lock=ACCESS_EXCLUSIVE,
                 done_if=f"SELECT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = {sql.regclass(home, part)})",
             )
-        lock = ACCESS_SHARE if leaves is None else SHARE_UPDATE_EXCLUSIVE if stray is None else ACCESS_EXCLUSIVE
+        lock = ACCESS_SHARE if leaves is None else SHARE_UPDATE_EXCLUSIVE if stray in _UNUSABLE else ACCESS_EXCLUSIVE
         yield _attach(address, (schema, parent), (home, part), leaf, lock)
 
 

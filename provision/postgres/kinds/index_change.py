@@ -50,7 +50,7 @@ def _lower(change: Change, spec_of: SpecOf, context: Context) -> Iterator[Draft]
     else:
         if before is None:
             yield from _create(address, spec, context)
-        elif change.action == "replace" and not _columns_change(before, context):
+        elif change.action == "replace" and not (_columns_change(before, context) or makes_way(before, context)):
             yield from _replace(address, spec, context)
         else:
             yield _drop(address, context, "drop")

@@ -20,6 +20,7 @@ from provision.postgres.kinds.steps import (
     has_constraint,
     is_fresh,
     is_partitioned,
+    makes_way,
     retitled,
     table_of,
 )
@@ -166,7 +167,7 @@ def _lower(change: Change, context: Context) -> tuple[Draft, ...]:
         return chain(all_fresh((_plain(after), *after_creation(after))))
     if before is None:
         return chain((*_add(after, context), *_later(after)))
-    if change.action == "rebuild":
+    if change.action == "rebuild" or makes_way(before, context):
         return chain((drop_constraint(address, "drop"), *_add(after, context), *_later(after)))
     if change.action == "replace":
         return chain((*_swap(after, context), *_later(after)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from provision.postgres import sql
@@ -19,7 +19,16 @@ SHARE = "SHARE"
 SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
 ROW_SHARE = "ROW SHARE"
 ACCESS_SHARE = "ACCESS SHARE"
+_NAMES = ("word", "quoted")
+#: Kinds whose objects are never printed without their schema.
+_IN_SCHEMA = ("enum", "domain", "type", "function")
 _EXTENSIONS: WeakKeyDictionary[Plane, tuple[Address, ...]] = WeakKeyDictionary()
+
+
+def makes_way(before: Record, context: Context) -> bool:
+    """Whether something that a live object stands on is dropped and made again, so that the object goes first."""
+    found = (context.changes.get(a) for a in (*before.refs, *before.rigid))
+    return any(c is not None and c.action in ("replace", "rebuild") for c in found)
 
 
 def table_of(address: Address) -> Address:
@@ -210,14 +219,32 @@ def retitled(value: Any, old: str, new: str) -> Any:
 
 
 def retitled_sql(text: str | None, old: Address, new: Address) -> str | None:
-    """Replace a renamed column, table or schema in deparsed SQL text, token by token."""
+    """Replace the name of a renamed column, relation, type, function or schema in deparsed SQL text."""
     from provision.postgres.references import name_of, tokens
 
     if text is None:
         return None
-    parts, position = [], 0
-    for token in tokens(text):
-        if token.kind in ("word", "quoted") and name_of(token) == old.name:
+    parts, position, found = [], 0, list(tokens(text))
+    for index, token in enumerate(found):
+        if token.kind in _NAMES and name_of(token) == old.name and _may_mean(found, index, old):
             parts += [text[position : token.start], sql.quote_ident(new.name)]
             position = token.end
     return "".join((*parts, text[position:]))
+
+
+def _may_mean(found: Sequence[Token], index: int, renamed: Address) -> bool:
+    """Whether the name at ``index`` may stand for the object: a type is often named like the column that has it.
+
+    Under search_path = pg_catalog a server prints types and functions with their schema, columns at most with
+    their table (PostgreSQL docs, 54.10 and ruleutils.c).
+    """
+    from provision.postgres.references import name_of
+
+    follows = found[index + 1].text if index + 1 < len(found) else ""
+    qualified = index > 1 and found[index - 1].text == "." and found[index - 2].kind in _NAMES
+    if renamed.kind == "schema":
+        return not qualified and follows == "."
+    if renamed.kind in _IN_SCHEMA:
+        return qualified and name_of(found[index - 2]) == renamed.names[0]
+    is_cast = qualified and index > 2 and found[index - 3].text == ":"
+    return follows != "(" and not (is_cast and renamed.kind == "column")

@@ -25,7 +25,7 @@ from provision.postgres.kinds.steps import (
     rewrite,
     rows_lost,
 )
-from provision.spec.change import Change, Context, Draft, Lowered, Sql
+from provision.spec.change import Change, Context, Draft, Hazard, Lowered, Sql
 from provision.spec.ident import Address
 from provision.spec.record import Record, Settings
 
@@ -268,8 +268,12 @@ def _row_security(address: Address, old: Settings | None, new: Settings, context
     policies = tuple(r.address for r in context.desired.children(address, "policy"))
     if old["force"] != new["force"]:
         words = [f"{'FORCE' if s['force'] else 'NO FORCE'} ROW LEVEL SECURITY" for s in (new, old)]
-        yield alter(address, "force_row_security", words[0], words[0].lower(), undo=words[1], needs=policies)
+        opens = () if new["force"] else (Hazard("security", "policies no longer bind the owner of the table"),)
+        yield alter(
+            address, "force_row_security", words[0], words[0].lower(), undo=words[1], needs=policies, hazards=opens
+        )
     if old["enabled"] != new["enabled"]:
         words = [f"{'ENABLE' if s['enabled'] else 'DISABLE'} ROW LEVEL SECURITY" for s in (new, old)]
         needs = policies if new["enabled"] else ()
-        yield alter(address, "row_security", words[0], words[0].lower(), undo=words[1], needs=needs)
+        opens = () if new["enabled"] else (Hazard("security", "policies no longer keep rows apart"),)
+        yield alter(address, "row_security", words[0], words[0].lower(), undo=words[1], needs=needs, hazards=opens)
