@@ -86,7 +86,13 @@ def create(url: str) -> int:
         gate = asyncio.Semaphore(64)
 
         async def one(n: int) -> int:
-            stream = {"name": f"F{n}", "subjects": [f"floor.{n}.>"], "max_bytes": 1 << 20, "max_msgs": 1000, "max_age": 3600 * 10**9}
+            stream = {
+                "name": f"F{n}",
+                "subjects": [f"floor.{n}.>"],
+                "max_bytes": 1 << 20,
+                "max_msgs": 1000,
+                "max_age": 3600 * 10**9,
+            }
             consumer = {"durable_name": "c", "name": "c", "ack_policy": "explicit", "filter_subject": f"floor.{n}.>"}
             requests = (
                 (f"$JS.API.STREAM.CREATE.F{n}", stream),

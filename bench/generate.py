@@ -63,7 +63,9 @@ _RANGE = """\
 _ENVIRONMENT = """\
 targets:
   {nats}
-  postgres: {{main: {{kind: external, host: {host}, port: {port}, user: {user}, password: {{env: BENCH_PASSWORD}}, database: {database}}}}}
+  postgres:
+    main:
+      {{kind: external, host: {host}, port: {port}, user: {user}, password: {{env: BENCH_PASSWORD}}, database: {database}}}
 """
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from provision.checks.rule import Finding, rule
 from provision.checks.sqltext import arguments, is_op, is_word, words
+from provision.checks.tables import unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,7 +154,7 @@ def _triggers(table: Table, function: Record) -> tuple[tuple[tuple[str | int, ..
 
 def _triggers_of(table: Table, function: Record) -> list[Record]:
     name = f"{function.address.names[0]}.{function.address.name.split('(', 1)[0]}"
-    return [t for t in table.of("trigger") if str(t.settings.get("function") or "").removesuffix("()") == name]
+    return [t for t in table.of("trigger") if unquoted(t.settings["function"]) == name]
 
 
 @rule("HF0418", "event-coverage-gap", "trigger", severity="warning")

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from provision.checks.rule import Finding, counted, listed, rule
+from provision.checks.tables import unquoted
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def foreign_key_target_missing(scene: Scene) -> Iterator[Finding]:
                 foreign_keys: {orders_customer_fkey: {columns: [customer_id], references: shop.customers}}
     """
     for table, key, target, columns in scene.references:
-        wanted, origin = key.settings["references"], key.origin or ()
+        wanted, origin = unquoted(key.settings["references"]), key.origin or ()
         if target is None and not scene.table_written(wanted):
             known = [t.qualified for t in scene.tables.values() if t.target == table.target]
             yield Finding(
@@ -286,7 +287,7 @@ def mixed_delete_rules(scene: Scene) -> Iterator[Finding]:
     """
     by_target: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for table, key, _, _ in scene.references:
-        by_target[table.target, key.settings["references"]].append(key)
+        by_target[table.target, unquoted(key.settings["references"])].append(key)
     for (_, parent), keys in by_target.items():
         cascading = next((k for k in keys if k.settings.get("on_delete") == "cascade"), None)
         for key in keys if cascading is not None else ():

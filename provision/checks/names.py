@@ -9,7 +9,7 @@ from provision.checks.postgres_names import (
 )
 from provision.checks.relations import local_relations, regclass_names
 from provision.checks.rule import Finding, rule
-from provision.checks.tables import bare
+from provision.checks.tables import bare, unquoted
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _schema_uses(scene: Scene) -> Iterator[tuple[Record, Pointer, str, int | Non
     for record, path, name in scene.undeclared_types:
         yield record, (*(record.origin or ()), *path), name.schema or "", None
     for record in scene.of("trigger"):
-        function = str(record.settings.get("function") or "")
+        function = unquoted(record.settings["function"])
         if "." in function:
             yield record, (*(record.origin or ()), "function"), function.split(".", 1)[0], None
     for record in scene.of("extension"):
@@ -270,7 +270,7 @@ def trigger_function_not_declared(scene: Scene) -> Iterator[Finding]:
                 triggers: {touch: {timing: before, events: [update], for_each: row, function: shop.touch}}
     """
     for record in scene.of("trigger"):
-        name = str(record.settings.get("function") or "").removesuffix("()")
+        name = unquoted(record.settings["function"])
         target = record.address.target
         schema, _, bare = name.partition(".")
         if schema == "pg_catalog" or not _has_schema(scene, target, schema):
@@ -376,9 +376,10 @@ def relation_name_taken(scene: Scene) -> Iterator[Finding]:
     for name, record in zip(names, records, strict=True):
         first = seen.setdefault(name, record)
         if first is not record:
+            kind = record.address.kind.replace("_", " ")
             yield Finding(
                 record.origin or (),
-                f"name {bare(name[2])} of this {record.address.kind.replace('_', ' ')} is taken in schema {bare(name[1])}",
+                f"name {bare(name[2])} of this {kind} is taken in schema {bare(name[1])}",
                 "Rename one of them.",
                 related=((first.origin or (), f"the {first.address.kind.replace('_', ' ')}"),),
                 at_key=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from provision.checks.jetstream import Consumer, Stream
 from provision.checks.sql import Sql, sql_of
-from provision.checks.tables import Index, Table
+from provision.checks.tables import Index, Table, unquoted
 from provision.nats.kinds.subjects import SubjectIndex
 from provision.postgres.types import TypeName
 from provision.postgres.types import parse as parse_type
@@ -190,7 +190,7 @@ class Scene:
         found: dict[tuple[str, str], list[Table]] = defaultdict(list)
         for table in self.tables.values():
             for trigger in table.of("trigger"):
-                held = found[table.target, str(trigger.settings.get("function") or "").removesuffix("()")]
+                held = found[table.target, unquoted(trigger.settings["function"])]
                 if table not in held:
                     held.append(table)
         return found
@@ -248,7 +248,7 @@ class Scene:
         for key in self.of("foreign_key"):
             assert key.parent is not None
             table = self.tables[key.parent]
-            target = self.table(table.target, key.settings["references"])
+            target = self.table(table.target, unquoted(key.settings["references"]))
             columns = tuple(key.settings["referenced_columns"] or ())
             if not columns and target is not None and target.primary_key is not None:
                 columns = target.primary_key.columns

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from provision.checks.sqltext import tokenize
+from provision.postgres.references import split_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,7 +104,7 @@ class Index:
         columns = record.settings["columns"]
         self.record = record
         self.method: str = record.settings["method"]
-        self.has_opclass = any([item["opclass"] for item in columns])
+        self.has_opclass = any(item["opclass"] for item in columns)
         self.plain: list[tuple[str, str]] | None
         try:
             self.plain = [(item["column"], item["order"]) for item in columns]
@@ -131,6 +132,16 @@ class Index:
                 yield ("columns", i, "expression"), item.expression
         if self.record.settings["where"]:
             yield ("where",), self.record.settings["where"]
+
+
+def unquoted(text: str) -> str:
+    """``schema.name`` without quotes, as ``Table.qualified`` has it; other text as it is."""
+    if '"' not in text:
+        return text
+    try:
+        return ".".join(split_name(text))
+    except ValueError:
+        return text
 
 
 def is_plain_name(text: str) -> bool:

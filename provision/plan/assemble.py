@@ -53,7 +53,7 @@ def assemble(
     more, so neither may stand in for the other. Raises ScopeError for an unknown ``only`` address.
     """
     words = spelled or {}
-    moved, origin, was = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
+    moved, origin, was, carrier = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
     wanted, live = settle(_recognised(desired, moved, words), moved, kinds, seen.facts, clock)
     difference = diff(
         wanted, live, {*seen.owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
@@ -66,7 +66,7 @@ def assemble(
         return kinds[change.address.kind].impact(change, seen.facts[change.address[:2]])
 
     changes = close(scoped, wanted, live, impact)
-    carried = {new: old for new, old in was.items() if str(old) in seen.owned}
+    carried = {new: (old, carrier[new]) for new, old in was.items() if str(old) in seen.owned}
     works = order(lower(Scene(wanted, live, changes, seen.facts), kinds, difference.foreign, carried))
     steps = tuple(Step.from_work(work, after) for work, after in works)
     addresses = touched(work for work, _ in works)
@@ -117,9 +117,7 @@ def _recognised(desired: Plane, live: Plane, spelled: Spelled) -> Plane:
     return _with(desired, known) if known else desired
 
 
-def _in_words(
-    wanted: Plane, changes: dict[Address, Change], spelled: Spelled
-) -> tuple[Plane, dict[Address, Change]]:
+def _in_words(wanted: Plane, changes: dict[Address, Change], spelled: Spelled) -> tuple[Plane, dict[Address, Change]]:
     """Put the specs' words into what is about to change: all of them where an object is made, else the changed."""
     result, known = dict(changes), dict[Address, Record]()
     for address in spelled.keys() & changes.keys():

@@ -1,4 +1,4 @@
-"""Extend changes over reference edges: what stands on a replaced or altered object is rebuilt with it. Knows no kind."""
+"""Extend changes over reference edges: what stands on a replaced or altered object is rebuilt with it."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def _spread(
         address, replaced = shaken.pop()
         standing = every[address] if replaced else rigid[address]
         below = [r.address for r in live.children(address)] if replaced else []
-        for dependent in (*standing, *below):
-            if _rebuild(dependent, result, desired, live):
-                shaken.append((dependent, True))
+        shaken += [(d, True) for d in (*standing, *below) if _rebuild(d, result, desired, live)]
 
 
 def _is_torn(address: Address, result: dict[Address, Change]) -> bool:

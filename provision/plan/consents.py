@@ -9,9 +9,7 @@ from provision.plan.plan import Plan
 
 def required(plan: Plan) -> tuple[str, ...]:
     """The consents that the plan's hazards ask for, each once, in step order: ``data_loss:pg:main/agents/state``."""
-    wanted = (
-        f"{hazard.kind}:{step.object}" for step in plan.steps for hazard in step.hazards if hazard.needs_consent
-    )
+    wanted = (f"{hazard.kind}:{step.object}" for step in plan.steps for hazard in step.hazards if hazard.needs_consent)
     return tuple(dict.fromkeys(wanted))
 
 

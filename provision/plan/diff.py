@@ -9,6 +9,7 @@ from provision.spec.change import Change
 from provision.spec.ident import Address
 from provision.spec.record import Plane, Record
 
+
 class Diff(NamedTuple):
     """What separates the live plane from the desired one.
 

@@ -36,6 +36,10 @@ class Work(NamedTuple):
     alters: bool = False
 
 
+#: New address -> the one in the ledger, and the renamed object by whose rename it changes.
+Carried = Mapping[Address, tuple[Address, Address]]
+
+
 class LoweringError(AssertionError):
     """A kind absorbed a change twice or forgot one: a defect of ours, never of the spec."""
 
@@ -47,13 +51,13 @@ def lower(
     scene: Scene,
     kinds: Mapping[str, Kind],
     foreign: frozenset[Address] = frozenset(),
-    moved: Mapping[Address, Address] | None = None,
+    moved: Carried | None = None,
 ) -> list[Work]:
     """Give the drafts for all changes, unordered but in a stable sequence.
 
     Changes of declared kinds are absorbed by the contract's own change. ``foreign`` are changed objects
-    that the plane does not own: their drafts carry an ``adopt`` hazard. ``moved`` maps the new addresses of
-    owned objects to the old ones, where a rename of something above carries them along.
+    that the plane does not own: their drafts carry an ``adopt`` hazard. ``moved`` are the owned objects that
+    get another address with a renamed one.
     """
     absorbed: dict[Address, Address] = {}
     works: list[Work] = []
@@ -81,13 +85,14 @@ def _works(
     lowered: Lowered,
     changes: Mapping[Address, Change],
     foreign: frozenset[Address],
-    moved: Mapping[Address, Address],
+    moved: Carried,
     alters: bool,
 ) -> list[Work]:
     if not lowered.drafts:
         return []
     taken = [changes[a] for a in lowered.absorbs]
-    carried = {n: o for c in taken if c.action == "rename" for n, o in moved.items() if n.within(c.address)}
+    renamed = {c.address for c in taken if c.action == "rename"}
+    carried = {new: old for new, (old, carrier) in moved.items() if carrier in renamed} if renamed else {}
     made = tuple(dict.fromkeys((*(c.address for c in taken if c.after is not None), *carried)))
     gone = (*(c.address for c in taken if c.action == "delete"), *carried.values())
     own = set(lowered.absorbs)

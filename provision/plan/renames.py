@@ -16,22 +16,23 @@ class Moved(NamedTuple):
     """The live plane under its new addresses.
 
     ``origin`` maps the new address of a renamed object to the one it has when its own rename runs: below
-    parents that bear their new names already. ``was`` maps every moved address to the one in the live plane.
+    parents that bear their new names already. ``was`` maps every moved address to the one in the live plane,
+    ``carrier`` to the renamed object that took it there last: what it lies in, or a type in its signature.
     """
 
     plane: Plane
     origin: dict[Address, Address]
     was: dict[Address, Address]
+    carrier: dict[Address, Address]
 
 
-def move_renamed(
-    desired: Plane, live: Plane, retitle: Retitle = lambda record, old, new: record
-) -> Moved:
+def move_renamed(desired: Plane, live: Plane, retitle: Retitle = lambda record, old, new: record) -> Moved:
     """Follow every ``renamed_from``, parents before what is inside them. Names that exist already stay."""
     waiting = sorted((r for r in desired if r.renamed_from is not None), key=lambda r: len(r.address.path))
     found = live.records
     origin: dict[Address, Address] = {}
     was: dict[Address, Address] = {}
+    carrier: dict[Address, Address] = {}
     for record in waiting:
         old, new = record.renamed_from, record.address
         if old is None or old not in found or new in found:
@@ -48,15 +49,14 @@ def move_renamed(
             moved[after.address] = after
             if after.address != address:
                 was[after.address] = was.pop(address, address)
+                carrier[after.address] = new
         found = moved
     if not origin:
-        return Moved(live, {}, {})
-    return Moved(Plane(found.values(), name=live.name, env=live.env), origin, was)
+        return Moved(live, {}, {}, {})
+    return Moved(Plane(found.values(), name=live.name, env=live.env), origin, was, carrier)
 
 
-def _move(
-    record: Record, move: Callable[[Address], Address], retitle: Retitle, old: Address, new: Address
-) -> Record:
+def _move(record: Record, move: Callable[[Address], Address], retitle: Retitle, old: Address, new: Address) -> Record:
     moved = record._replace(
         address=move(record.address),
         parent=move(record.parent) if record.parent is not None else None,

@@ -13,9 +13,7 @@ class ScopeError(InputError):
     """An ``--only`` address that names nothing in the plane."""
 
 
-def narrow(
-    changes: dict[Address, Change], only: Iterable[str], known: Iterable[Address]
-) -> dict[Address, Change]:
+def narrow(changes: dict[Address, Change], only: Iterable[str], known: Iterable[Address]) -> dict[Address, Change]:
     """Keep the changes at or below the ``only`` addresses, with every creation they depend on.
 
     Raises ScopeError for an address that is neither declared nor live.

@@ -92,7 +92,7 @@ class Executor:
             now = count(self.targets, step, hazard.probe)
             if now is not None and now > hazard.count * _GROWTH:
                 raise StalePlanError(
-                    f"{step.object} holds {now:,} {hazard.unit} now, {hazard.count:,} when planned; the step was not done",
+                    f"{step.object} holds {now:,} {hazard.unit}, {hazard.count:,} when planned; the step was not done",
                     "Plan again and look at the new count.",
                 )
 

@@ -31,7 +31,7 @@ def refuse(plane: Plane, world: World, targets: Mapping[tuple[str, str], Target]
     reasons = [
         *_foreign(plane, world),
         *_unsupported(plane, world),
-        *(reason for key, target in targets.items() if key in world.facts for reason in _facts(target, world.facts[key])),
+        *(r for key, target in targets.items() if key in world.facts for r in _facts(target, world.facts[key])),
         *_extensions(plane, world),
     ]
     if reasons:

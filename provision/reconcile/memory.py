@@ -1,4 +1,4 @@
-"""Remember that a plan was empty. A hit skips only work whose every input is equal: specs, world, hour, our own code."""
+"""Remember that a plan was empty. A hit skips only work whose inputs are all equal: specs, world, hour, our code."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def open_plane(specs: Path, env: str, *, cache: Path, note: Note = lambda text: 
     if errors:
         first, more = errors[0], len(errors) - 1
         others = f" ({more} more)" if more else ""
-        raise InputError(f"{first.mark}: {first.message}{others}",
-                         f"{first.help} See everything: holdfast check --specs {specs} --env {env}".strip())  # fmt: skip
+        everything = f"See everything: holdfast check --specs {specs} --env {env}"
+        raise InputError(f"{first.mark}: {first.message}{others}", f"{first.help} {everything}".strip())
     targets = Targets(workspace.targets, specs.resolve().parent, env, note)
     try:
         yield OpenPlane(workspace, targets, cache, note)

@@ -63,7 +63,10 @@ class Targets:
         return secrets.is_set(reference, self.root, self._generated)
 
     def postgres_settings(self, name: str, endpoint: str = "primary") -> Settings:
-        """How to reach a database directly, at its primary or another endpoint. Raises UnreachableError for an embedded server that is down."""
+        """How to reach a database directly, at its primary or another endpoint.
+
+        Raises UnreachableError for an embedded server that is down.
+        """
         from provision.postgres.connect import settings
 
         target = self.targets["pg", name]

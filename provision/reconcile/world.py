@@ -14,10 +14,10 @@ from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record
 
 if TYPE_CHECKING:
+    from provision.nats.observe import Observation
     from provision.plan.assemble import Seen
     from provision.postgres.catalog import Query
     from provision.postgres.ledger import Held
-    from provision.nats.observe import Observation
     from provision.postgres.observe import Snapshot
 
 #: Facts of the plane itself, where declared kinds live: it has no server and no version.

@@ -1,4 +1,7 @@
-"""Reads command lines out of Markdown pages. Before a block may stand ``<!-- exits N -->`` or ``<!-- not run: why -->``."""
+"""Reads command lines out of Markdown pages.
+
+Before a block may stand ``<!-- exits N -->`` or ``<!-- not run: why -->``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "how-to").glob("*.md")))
-_BLOCK = re.compile(r"(?:^<!-- (?P<mark>.*?) -->\n)?^```(?P<language>\S*)[^\n]*\n(?P<body>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>.*?) -->\n)?^```(?P<language>\S*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 class Line(NamedTuple):

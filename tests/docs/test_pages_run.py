@@ -103,6 +103,7 @@ def _run(page: Path, project: Path, environment: dict[str, str], before: Callabl
             before(line.text, line.code)
             done = shell(line.text, project, environment)
             told = f"$ {line.text}\n{done.stdout}{done.stderr}"
+            print(told)
             assert done.returncode == line.code, told
             assert "Traceback" not in told, told
 
@@ -200,10 +201,10 @@ def test_yaml_of_a_page_is_one_the_language_takes(name: str, text: str) -> None:
     from provision.spec import schema
     from provision.spec.events import parse
 
+    if "jobs:" in text:  # a workflow of GitHub's, not ours
+        return
     found = parse(text, name)
     assert not found.diagnostics
-    if "jobs" in found.root:
-        return
     is_environment = "override" in found.root or ("targets" in found.root and "streams" not in found.root)
     compose = schema.compose_environment if is_environment else schema.compose
     jsonschema.Draft202012Validator(compose(registry.sections())).validate(found.root)

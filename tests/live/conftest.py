@@ -131,5 +131,3 @@ def applied(plane: Plane) -> Plane:
     """The same, applied."""
     plane.run("apply", "--yes")
     return plane
-
-

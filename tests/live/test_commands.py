@@ -19,7 +19,9 @@ def test_apply_reaches_the_specs_and_a_second_one_changes_nothing(plane: Plane) 
     first = plane.plan()
     assert first["steps"]
     plane.run("apply", "--yes")
-    assert plane.sql("SELECT count(*) FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'") > [(2,)]
+    assert plane.sql("SELECT count(*) FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'") > [
+        (2,)
+    ]
     second = plane.plan()
     assert (second["steps"], second["adopt"], second["drift"]) == ([], [], [])
     assert plane.run("plan", "--detailed-exitcode").returncode == 0
@@ -258,7 +260,9 @@ def test_init_gives_specs_that_check_without_a_finding(tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("new") / "specs"
     command = [*plane.command()[:3], "--specs", str(folder)]
     for arguments in (("init",), ("check",)):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=plane.environment())
+        done = subprocess.run(
+            [*command, *arguments], check=False, capture_output=True, text=True, env=plane.environment()
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     assert (folder.parent / "holdfast.schema.json").exists()
 

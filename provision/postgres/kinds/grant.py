@@ -83,14 +83,15 @@ class GrantKind(PlainKind):
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any
     ) -> tuple[Record | None, Record | None]:
-        """Spell out ``all``; where PUBLIC has what it has unasked, say so if it is declared."""
+        """Spell out ``all``; where PUBLIC has what it has unasked and just that is declared, there is nothing to do."""
         if desired is None:
             return desired, live
         kind = _object(desired.address).kind
         desired = desired._replace(settings=_spelled_out(desired.settings, kind, facts.version[0]))
         unasked = acl.public_default(kind)
-        if live is None and desired.address.name == "public" and unasked:
-            live = desired._replace(settings={"privileges": sorted(unasked), "grantable": []}, origin=None)
+        untouched = {"privileges": sorted(unasked), "grantable": []}
+        if live is None and desired.address.name == "public" and desired.settings == untouched:
+            live = desired._replace(origin=None)
         return desired, live
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:

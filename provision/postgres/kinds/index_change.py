@@ -17,6 +17,7 @@ from provision.postgres.kinds.steps import (
     is_fresh,
     is_partitioned,
     leftover,
+    makes_way,
     table_of,
 )
 from provision.spec.change import Change, Context, Draft, Sql

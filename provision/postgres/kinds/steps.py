@@ -12,6 +12,9 @@ from provision.spec.change import Change, Context, Draft, Hazard, Sql
 from provision.spec.ident import Address
 from provision.spec.record import Plane, Record, Settings
 
+if TYPE_CHECKING:
+    from provision.postgres.references import Token
+
 #: Names of table locks (PostgreSQL docs, 13.3.1) as they stand in plans.
 ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
 SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
