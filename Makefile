@@ -58,7 +58,7 @@ generate: $(STAMP) ## make the generated files anew: JSON Schemas, pages of rule
 	$(BIN)/holdfast schema --environment > holdfast.environment.schema.json
 	$(BIN)/python -m provision.checks.pages --write docs/rules
 	$(BIN)/python -m provision.reference docs/reference
-	cp provision/plan/contract.schema.json runtime/holdfast/contract.schema.json
+	cp provision/pools/contract.schema.json runtime/holdfast/contract.schema.json
 
 test: lint ## lint, then every behaviour on real servers; also writes build/junit.xml
 	@mkdir -p build

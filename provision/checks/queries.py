@@ -228,8 +228,9 @@ def name_returned_as_text(scene: Scene) -> Iterator[Finding]:
             if not any(m.parts[-1].startswith("pg_") for m in relations(tokens)):
                 continue
             for item, kind in zip(split(_until_from(tokens[3:]), ","), promised, strict=False):
-                bare = all(t.is_name or t.text == "." for t in item) and item[-1].text in NAME_COLUMNS
-                if item and bare and kind in ("text", "character varying"):
+                named = bool(item) and all(t.is_name or t.text == "." for t in item)
+                bare = named and item[-1].text in NAME_COLUMNS
+                if bare and kind in ("text", "character varying"):
                     yield Finding(
                         text.where,
                         f"result column {item[-1].text} of {scene.name(text.record)} is a name, promised as {kind}",
@@ -397,7 +398,7 @@ def _too_long(scene: Scene, table: Table | None, name: str, value: Tokens) -> tu
     if column is None or table is None:
         return None
     base = scene.base_type(table.target, column.settings["type"])
-    if base.name not in _BOUNDED or not base.modifiers or base.is_array:
+    if not value or base.name not in _BOUNDED or not base.modifiers or base.is_array:
         return None
     limit, first = int(base.modifiers), value[0]
     if first.kind == "string" and (len(value) == 1 or value[1].text == "::"):

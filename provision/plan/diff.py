@@ -14,7 +14,8 @@ class Diff(NamedTuple):
     """What separates the live plane from the desired one.
 
     ``adopt`` are live objects equal to their declaration that the plane does not own yet; ``unmanaged``
-    live objects below a declared one that nobody declares; ``foreign`` changed objects that are not owned.
+    live objects below a declared one that nobody declares; ``foreign`` changed objects that are not owned,
+    pruned ones among them.
     """
 
     changes: dict[Address, Change]
@@ -62,7 +63,7 @@ def diff(
             changes[address] = Change(address, "update", before, wanted, fields)
         if str(was.get(address, address)) not in owned:
             foreign.add(address)
-    unmanaged = _undeclared(desired, found, owned, was, changes, takes_children)
+    unmanaged = _undeclared(desired, found, owned, was, changes, foreign, takes_children)
     return Diff(changes, tuple(adopt), tuple(unmanaged), frozenset(foreign))
 
 
@@ -79,6 +80,7 @@ def _undeclared(
     owned: Collection[str],
     was: Mapping[Address, Address],
     changes: dict[Address, Change],
+    foreign: set[Address],
     takes_children: Callable[[Address], bool],
 ) -> Iterable[Address]:
     unmanaged: list[Address] = []
@@ -87,8 +89,11 @@ def _undeclared(
         address, parent = record.address, record.parent
         above = changes.get(parent) if parent is not None else None
         goes_along = above is not None and above.action == "delete" and takes_children(above.address)
-        if goes_along or str(was.get(address, address)) in owned or _prunes(parent, desired, found):
+        is_owned = str(was.get(address, address)) in owned
+        if goes_along or is_owned or _prunes(parent, desired, found):
             changes[address] = Change(address, "delete", record, None)
+            if not goes_along and not is_owned:
+                foreign.add(address)
         elif parent is not None and parent in desired.records:
             unmanaged.append(address)
     return unmanaged

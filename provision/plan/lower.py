@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ def lower(
     """Give the drafts for all changes, unordered but in a stable sequence.
 
     Changes of declared kinds are absorbed by the contract's own change. ``foreign`` are changed objects
-    that the plane does not own: their drafts carry an ``adopt`` hazard. ``moved`` are the owned objects that
+    that the plane does not own: their drafts need a consent. ``moved`` are the owned objects that
     get another address with a renamed one.
     """
     absorbed: dict[Address, Address] = {}
@@ -104,7 +104,7 @@ def _works(
         needs, releases = _edges(draft, taken, remade, changes)
         enriched = replace(
             draft,
-            hazards=(*draft.hazards, _adoption(draft)) if stranger and index == 0 else draft.hazards,
+            hazards=(*draft.hazards, *_estrangement(draft, taken[0])) if stranger and index == 0 else draft.hazards,
             needs=tuple(dict.fromkeys((*draft.needs, *(a for a in needs if a not in own)))),
             releases=tuple(dict.fromkeys((*draft.releases, *(a for a in releases if a not in own)))),
         )
@@ -135,6 +135,10 @@ def _references(record: Record) -> tuple[Address, ...]:
     return record.refs if record.parent is None else (*record.refs, record.parent)
 
 
-def _adoption(draft: Draft) -> Hazard:
-    detail = f"{draft.object} exists, differs from its declaration and is not owned by this plane"
-    return Hazard("adopt", detail)
+def _estrangement(draft: Draft, change: Change) -> Iterator[Hazard]:
+    """What changing or pruning an object that is not ours asks for; one consent is enough to drop it."""
+    if change.action != "delete":
+        detail = f"{draft.object} exists, differs from its declaration and is not owned by this plane"
+        yield Hazard("adopt", detail)
+    elif not any(h.needs_consent for h in draft.hazards):
+        yield Hazard("delete", f"{draft.object} is not declared and not owned by this plane")

@@ -13,9 +13,8 @@ import psycopg
 import pytest
 
 from provision.nats.kinds import bucket, consumer, publisher, stream
-from provision.pools import contract
+from provision.pools import contract, runtime
 from provision.pools import kinds as pools
-from provision.pools import runtime
 from provision.spec.change import Api, Change, Sql
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record

@@ -103,7 +103,6 @@ def _run(page: Path, project: Path, environment: dict[str, str], before: Callabl
             before(line.text, line.code)
             done = shell(line.text, project, environment)
             told = f"$ {line.text}\n{done.stdout}{done.stderr}"
-            print(told)
             assert done.returncode == line.code, told
             assert "Traceback" not in told, told
 

@@ -72,6 +72,8 @@ FIELDS = FieldTable(
 SCHEMA = {"anyOf": [FIELDS.schema(), {"type": "null"}]}
 _EXAMPLES = {"hash": "8", "list": "{small: [a, b]}", "range": "1 day"}
 _NEEDS = {"hash": "modulus", "list": "values", "range": "every"}
+#: What members stand for; another one means another table, with members of its own.
+_LAYOUT = ("by", "key", "modulus")
 #: Said by the spec alone; members show what came of it.
 _POLICY = frozenset({"values", "every", "premake", "min_ahead", "retain", "on_expiry", "start", "key_type"})
 
@@ -121,7 +123,7 @@ class PartitionsKind(PlainKind):
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         """Another strategy, key or modulus needs another table."""
-        return "replace" if {"by", "key", "modulus"} & set(change.fields) else "none"
+        return "replace" if set(_LAYOUT) & set(change.fields) else "none"
 
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: datetime
@@ -131,7 +133,8 @@ class PartitionsKind(PlainKind):
             return desired, live
         table = desired.address._replace(kind="table", path=desired.address.path[:-2])
         found = live.settings if live is not None else None
-        members = covered(table.name, desired.settings, found["members"] if found is not None else None, clock)
+        stays = found is not None and all(found[k] == desired.settings[k] for k in _LAYOUT)
+        members = covered(table.name, desired.settings, found["members"] if found and stays else None, clock)
         settings = {**desired.settings, "members": members}
         if live is None or found is None:
             return desired._replace(settings=settings), live

@@ -162,7 +162,7 @@ class SchemaSection:
             origin=pointer,
             renamed_from=renamed_from(address, node),
         )
-        yield from read_grants(address, node.get("grants") or {}, (*pointer, "grants"), reader)
+        yield from read_grants(address, node.get("grants") or {}, (*pointer, "grants"), reader, settings["owner"])
         for key, read in _NESTED.items():
             if node.get(key):
                 yield from read(address, node[key], (*pointer, key), reader)

@@ -151,9 +151,10 @@ def _read_guests(address: Address, node: Mapping[str, Any], pointer: Pointer, re
     from provision.postgres.kinds.policy import read_policies
     from provision.postgres.kinds.trigger import read_triggers
 
-    for key, read in (("policies", read_policies), ("triggers", read_triggers), ("grants", read_grants)):
+    for key, read in (("policies", read_policies), ("triggers", read_triggers)):
         if node.get(key):
             yield from read(address, node[key], (*pointer, key), reader)
+    yield from read_grants(address, node.get("grants") or {}, (*pointer, "grants"), reader, node.get("owner"))
 
 
 def _key_columns(address: Address, settings: Settings) -> tuple[Address, ...]:

@@ -1,0 +1,1 @@
+INSERT INTO app.item SELECT generate_series(1, 9);
