@@ -259,6 +259,25 @@ class Link:
             waiting.remove(work)
             self._denied.discard(id(work))
 
+    async def every_answer(self, subject: str, expected: int | None, within_s: float) -> list[Json]:
+        """Ask all who listen and give their answers: ``expected`` many, or those that come in time."""
+        inbox = self.client.new_inbox()
+        found: list[Json] = []
+        subscription = await self.client.subscribe(inbox)
+        try:
+            await self.client.publish(subject, b"{}", reply=inbox)
+            async with asyncio.timeout(within_s):
+                while expected is None or len(found) < expected:
+                    message = await subscription.next_msg(timeout=within_s)
+                    if not message.data:  # nobody listens
+                        break
+                    found.append(json.loads(message.data))
+        except TimeoutError:
+            pass
+        finally:
+            await subscription.unsubscribe()
+        return found
+
     def decode(self, subject: str, data: bytes) -> Json:
         """Read an answer. Raises ApiError or Unreachable."""
         answer: Json = json.loads(data)

@@ -66,6 +66,12 @@ class Observation(NamedTuple):
     unmarked: frozenset[Address]
     raw_digest: bytes
 
+    def knowing(self, hosts: Mapping[str, Any]) -> Observation:
+        """The same with further facts, those that ``servers.measured`` gives."""
+        text = json.dumps(hosts, sort_keys=True)
+        digest = hashlib.blake2b(self.raw_digest + text.encode(), digest_size=20).digest()
+        return self._replace(facts=self.facts._replace(options={**self.facts.options, **hosts}), raw_digest=digest)
+
 
 def observe(session: Session, target: str, *, plane: str = "") -> Observation:
     """Read and decode a target. Raises a NatsError."""

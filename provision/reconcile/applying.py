@@ -74,7 +74,7 @@ class Executor:
         self.hook(step.id, "before_send")
         if isinstance(step.request, Sql):
             self.store.perform(step.request.text)
-        elif step.gone:
+        elif step.object in step.gone:
             self.store.drop_contract()
         else:
             self.store.write(step.request.body)

@@ -9,10 +9,10 @@ from provision import registry
 from provision.reconcile.world import World
 from provision.spec.errors import OperationError
 from provision.spec.record import Facts, Plane
-from provision.spec.target import Target
+from provision.spec.target import Target, version_tuple
 
 #: Declared facts that the server itself can confirm. Sizes may be larger than declared, never smaller.
-_AT_LEAST = ("max_payload", "max_connections", "servers")
+_AT_LEAST = ("max_payload", "max_connections", "servers", "max_file_store", "max_memory_store")
 _EQUAL = ("cluster",)
 _SHOWN = 5
 
@@ -33,6 +33,7 @@ def refuse(plane: Plane, world: World, targets: Mapping[tuple[str, str], Target]
         *_unsupported(plane, world),
         *(r for key, target in targets.items() if key in world.facts for r in _facts(target, world.facts[key])),
         *_extensions(plane, world),
+        *_unplaced(plane, world),
     ]
     if reasons:
         raise Refused(reasons)
@@ -58,12 +59,23 @@ def _unsupported(plane: Plane, world: World) -> Iterator[str]:
             )
 
 
+def _unplaced(plane: Plane, world: World) -> Iterator[str]:
+    """Streams that fewer live servers can hold than they have replicas. Known with a system account only."""
+    kinds = registry.kinds()
+    for record in plane:
+        ask = getattr(kinds[record.address.kind], "unplaced", None)
+        facts = world.facts.get((record.address.system, record.address.target))
+        if ask is not None and facts is not None and (reason := ask(record, facts)) is not None:
+            yield f"{record.address} {reason}"
+
+
 def _facts(target: Target, live: Facts) -> Iterator[str]:
     """Where a server is less than its target declares."""
     name = f"{target.system} target {target.name}"
     declared = target.facts
-    if declared.version and live.version[: len(declared.version)] != declared.version:
-        yield f"{name} is declared with version {_dotted(declared.version)} and runs {_dotted(live.version)}"
+    version = version_tuple(target.settings.get("version"))
+    if version and live.version[: len(version)] != version:
+        yield f"{name} is declared with version {_dotted(version)} and runs {_dotted(live.version)}"
     for fact in _AT_LEAST:
         wanted, found = declared.options.get(fact), live.options.get(fact)
         if wanted is not None and found is not None and found < wanted:

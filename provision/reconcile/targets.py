@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provision.spec import secrets
 from provision.spec.errors import UnreachableError
@@ -120,6 +120,16 @@ class Targets:
             self._open.callback(session.close)
             self._nats[name] = session
         return self._nats[name]
+
+    def nats_hosts(self, name: str) -> dict[str, Any]:
+        """What the servers say of themselves; nothing where the target names no user of the system account."""
+        system = self.targets["nats", name].settings.get("system")
+        if system is None:
+            return {}
+        from provision.nats import servers
+
+        found = {k: self.resolve(v) if isinstance(v, Mapping) else v for k, v in system.items()}
+        return servers.measured(servers.read(servers.as_system(self.nats_settings(name), found)))
 
     def _down(self, product: str, name: str) -> UnreachableError:
         return UnreachableError(

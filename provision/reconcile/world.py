@@ -184,4 +184,7 @@ def _observe_nats(
 
     session = targets.nats(name)
     store = Ledger(session, plane, env)
-    return look(session, name, plane=plane), store.read(), store.owned()
+    observation = look(session, name, plane=plane)
+    if hosts := targets.nats_hosts(name):
+        observation = observation.knowing(hosts)
+    return observation, store.read(), store.owned()

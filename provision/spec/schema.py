@@ -159,7 +159,11 @@ class Schema:
             errors = self.errors(rewrite.root)
             if not errors:
                 return rewrite.root, findings, dropped
-            places = [tuple(error.instance_path) for error in errors]
+            if round_ < _ROUNDS // 2:
+                # What went took a required option along: the object that lacks it goes, and nothing above.
+                places = [finding.remove for error in errors for finding in explain(error, self.json)]
+            else:
+                places = [tuple(error.instance_path) for error in errors]
             _drop(rewrite, [place[:1] for place in places] if round_ == _ROUNDS - 1 else places, dropped)
         return {}, findings, [*dropped, ()]
 

@@ -120,6 +120,12 @@ def _tags(value: list[Any]) -> list[Any]:
     return [list(tag) if isinstance(tag, list) else tag for tag in value]
 
 
+_SYSTEM = FieldTable(
+    _field("creds", _either_text_or_secret(_PATH), "Path of a credentials file, or a reference to that path."),
+    _field("user", _either_text_or_secret(_PLAIN), "User name."),
+    _field("password", SECRET, "Password of the user."),
+    _field("nkey", SECRET, "Seed of an NKey."),
+)
 NATS_TARGET = FieldTable(
     _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the servers.", required=True),
     _field("urls", _URLS, "Where to connect: a URL, a list of them, or a reference."),
@@ -129,6 +135,7 @@ NATS_TARGET = FieldTable(
     _field("token", SECRET, "Token."),
     _field("nkey", SECRET, "Seed of an NKey."),
     _field("tls", object_of(_NATS_TLS), "Certificates."),
+    _field("system", object_of(_SYSTEM), "A user of the system account; with it plan looks at the servers' tags."),
     _field("servers", integer(1), "How many servers the cluster has."),
     _field("cluster", _PLAIN, "Name of the cluster."),
     _field(
@@ -195,7 +202,10 @@ class Target(NamedTuple):
                 known["tags"] = list(dict.fromkeys(tag for server in tags for tag in server))
             else:
                 known["server_tags"] = [tags] * (self.settings.get("servers") or 1)
-        return Facts(self.system, self.name, version_tuple(self.settings.get("version")), known)
+        version = version_tuple(self.settings.get("version"))
+        # 2.12 is 2.12.0: a shorter tuple would count as older.
+        padded = (*version, 0, 0)[:3] if version else ()
+        return Facts(self.system, self.name, padded, known)
 
 
 _FACTS = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,21 @@ def _anchors(page: Path) -> set[str]:
     """The names that a renderer gives to headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _families(error: type[Exception]) -> list[type[Exception]]:
+    return [error, *(found for child in error.__subclasses__() for found in _families(child))]
+
+
+@pytest.mark.req("J2.1")
+def test_every_type_of_error_says_what_it_is() -> None:
+    from provision.spec.errors import HoldfastError
+
+    for module in ("embedded.process", "nats.errors", "postgres.errors", "reconcile.gates"):
+        import_module(f"provision.{module}")
+    ours = [e for e in _families(HoldfastError) if e.__module__.startswith("provision.")]
+    assert len(ours) > 8
+    for error in ours:
+        said = error.__dict__.get("__doc__")
+        assert said, error
+        assert said.strip().splitlines()[0].endswith("."), error

@@ -96,7 +96,7 @@ def test_declared_facts_have_the_form_of_measured_ones(tmp_path: Path) -> None:
     shared = target(tmp_path, "{kind: external, servers: 2, tags: [a]}", "nats").facts.options
     assert shared["server_tags"] == [["a"], ["a"]]
     postgres = target(tmp_path, "{kind: embedded, version: 16, extensions: [vector]}").facts
-    assert (postgres.version, postgres.options["extensions"]) == ((16,), {"vector": ""})
+    assert (postgres.version, postgres.options["extensions"]) == ((16, 0, 0), {"vector": ""})
 
 
 def test_what_is_not_declared_is_no_fact(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ mutability and requests are then the stream's own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,27 @@ class BackedKind(PlainKind):
         """The wanted options that the target's server version lacks, with the first version that has them."""
         stream = self.as_stream(record.address.name, record.settings)
         return unsupported_fields(OPTIONS, stream, facts)
+
+    def unplaced(self, record: Record, facts: Facts) -> str | None:
+        """Why the live servers cannot hold the object, in words; None where they can or nothing is known of them."""
+        hosts = facts.options.get("hosts")
+        if hosts is None:
+            return None
+        stream = self.as_stream(record.address.name, record.settings)
+        placement = stream["placement"] or {"cluster": None, "tags": []}
+        wanted = {tag.lower() for tag in placement["tags"]}
+        fitting = Counter(
+            host["cluster"]
+            for host in hosts
+            if wanted <= {tag.lower() for tag in host["tags"]} and placement["cluster"] in (None, host["cluster"])
+        )
+        found = max(fitting.values(), default=0)
+        if found >= stream["replicas"]:
+            return None
+        where = [f"cluster {placement['cluster']}"] if placement["cluster"] else []
+        where += [f"tags {', '.join(placement['tags'])}"] if wanted else []
+        shown = f" with {' and '.join(where)}" if where else ""
+        return f"wants {stream['replicas']} servers{shown}; {found} of {len(hosts)} live servers fit"
 
     def settle(
         self, desired: Record | None, live: Record | None, facts: Facts, clock: Any

@@ -133,8 +133,8 @@ class PartitionsKind(PlainKind):
             return desired, live
         table = desired.address._replace(kind="table", path=desired.address.path[:-2])
         found = live.settings if live is not None else None
-        stays = found is not None and all(found[k] == desired.settings[k] for k in _LAYOUT)
-        members = covered(table.name, desired.settings, found["members"] if found and stays else None, clock)
+        kept = found["members"] if found is not None and _is_laid_out(found, desired.settings) else None
+        members = covered(table.name, desired.settings, kept, clock)
         settings = {**desired.settings, "members": members}
         if live is None or found is None:
             return desired._replace(settings=settings), live
@@ -155,6 +155,11 @@ class PartitionsKind(PlainKind):
 
     def lower(self, change: Change, context: Context) -> Lowered:
         return Lowered(partition_change.lower(change, context), (change.address,))
+
+
+def _is_laid_out(found: Settings, wanted: Settings) -> bool:
+    """Whether the live members can stay. Hash partitions that were split by hand have no modulus in common."""
+    return all(found[k] in (None, wanted[k]) for k in _LAYOUT)
 
 
 def _decode_one(catalog: Catalog, table: Table, split: Settings) -> Record:
