@@ -14,12 +14,12 @@ from provision.nats.errors import Unreachable
 
 _PING = "$SYS.REQ.SERVER.PING"
 _WAIT_S = 3.0
-_LOGIN = ("user", "password", "creds", "nkey")
 
 
 def as_system(settings: Settings, system: Mapping[str, str | None]) -> Settings:
     """The settings of the target with the resolved log-in of its system account."""
-    return replace(settings, token=None, domain=None, **{name: system.get(name) for name in _LOGIN})
+    user, password, creds, nkey = (system.get(name) for name in ("user", "password", "creds", "nkey"))
+    return replace(settings, user=user, password=password, creds=creds, nkey=nkey, token=None, domain=None)
 
 
 def read(settings: Settings) -> list[Json]:

@@ -43,7 +43,8 @@ def _sql(major: int) -> str:
          WHERE c.relkind = 'v' AND {SYSTEM_SCHEMAS}
         UNION ALL
         SELECT 'relation', c.oid::text, 'type of the sequence of ' || a.attname, s.seqtypid::regtype::text
-          FROM pg_sequence s JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.deptype = 'i'
+          FROM pg_sequence s
+          JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.deptype = 'i'
           JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.atttypid <> s.seqtypid
           JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE d.refclassid = 'pg_class'::regclass AND {SYSTEM_SCHEMAS}
@@ -74,7 +75,8 @@ def _sql(major: int) -> str:
          WHERE p.prokind = 'a' AND {SYSTEM_SCHEMAS} AND {_no_member("pg_proc", "p.oid")}
         UNION ALL
         SELECT 'schema', n.nspname, 'transforms of ' || p.oid::regprocedure, p.protrftypes::regtype[]::text
-          FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE p.protrftypes IS NOT NULL AND {SYSTEM_SCHEMAS}
+          FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE p.protrftypes IS NOT NULL AND {SYSTEM_SCHEMAS}
         UNION ALL
         SELECT 'role', r.rolname, 'settings in ' || d.datname, array_to_string(s.setconfig, ', ')
           FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase JOIN pg_roles r ON r.oid = s.setrole

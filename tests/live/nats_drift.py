@@ -109,20 +109,15 @@ STREAM: dict[str, Row | Excluded] = {
     **_copies("sources", many=True),
     "compression": row({}, {"compression": "s2"}),
     "first_seq": row({"first_seq": 7}, {"first_seq": 8}),
-    "subject_transform.src": row(
-        _TRANSFORM, {"subject_transform": {"src": "z.*", "dest": "x.y.{{wildcard(1)}}"}}
-    ),
-    "subject_transform.dest": row(
-        _TRANSFORM, {"subject_transform": {"src": "x.*", "dest": "x.z.{{wildcard(1)}}"}}
-    ),
+    "subject_transform.src": row(_TRANSFORM, {"subject_transform": {"src": "z.*", "dest": "x.y.{{wildcard(1)}}"}}),
+    "subject_transform.dest": row(_TRANSFORM, {"subject_transform": {"src": "x.*", "dest": "x.z.{{wildcard(1)}}"}}),
     "republish.src": row(_REPUBLISH, {"republish": {"src": "x.y.>", "dest": "copy.>"}}),
     "republish.dest": row(_REPUBLISH, {"republish": {"src": "x.>", "dest": "other.>"}}),
-    "republish.headers_only": row(
-        _REPUBLISH, {"republish": {"src": "x.>", "dest": "copy.>", "headers_only": True}}
-    ),
+    "republish.headers_only": row(_REPUBLISH, {"republish": {"src": "x.>", "dest": "copy.>", "headers_only": True}}),
     "allow_direct": flip("allow_direct"),
     "mirror_direct": row(
-        {"mirror": _SOURCE, "mirror_direct": True}, {"mirror_direct": False}  # of one that it sees the server decides
+        {"mirror": _SOURCE, "mirror_direct": True},
+        {"mirror_direct": False},  # of one that it sees the server decides
     ),
     "discard_new_per_subject": row(
         {"discard": "new", "max_msgs_per_subject": 2, "discard_new_per_subject": True},

@@ -5,9 +5,8 @@ Every drift has a table of its own, ``app.t_<drift>``, so that all happen at onc
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Json = dict[str, Any]
 _P = "pg:main/"
 
 
@@ -24,195 +23,6 @@ class Drift(NamedTuple):
     undo: str = ""
 
 
-class By(NamedTuple):
-    """The drifts that change a column. ``lasting``: why its value stays another one when all is mended."""
-
-    drifts: tuple[str, ...]
-    lasting: str = ""
-
-
-class Excluded(NamedTuple):
-    """A column that is not drifted, and why. ``reason`` begins with one of REASONS."""
-
-    reason: str
-
-
-class Constant(NamedTuple):
-    """A column that no statement changes: in every object of the modelled kinds it has one of these values."""
-
-    values: tuple[str | None, ...]
-    reason: str
-
-
-REASONS = ("object id", "counter", "size", "timestamp")
-ID = Excluded("object id")
-
-
-def by(*drifts: str, lasting: str = "") -> By:
-    return By(drifts, lasting)
-
-
-def table(columns: Json | None = None, **options: Any) -> Json:
-    """A table of three columns; ``columns`` adds to them."""
-    usual = {
-        "id": {"type": "bigint", "nullable": False}, "a": {"type": "varchar(50)"}, "b": {"type": "integer"},
-    }  # fmt: skip
-    return {"columns": {**usual, **(columns or {})}, "primary_key": ["id"], "prune": True, **options}
-
-
-_LIST = {"by": "list", "key": ["id"], "values": {"one": [1], "two": [2]}, "default": False}
-_TRIGGER = {"timing": "before", "events": ["insert"], "for_each": "row", "function": "app.touch"}
-_FK = {"columns": ["b"], "references": "app.other", "referenced_columns": ["n"]}
-_LATE = {"timing": "after", "events": ["insert"], "for_each": "row", "function": "app.touch", "constraint": True,
-         "deferrable": True, "initially_deferred": True}  # fmt: skip
-_PERIOD = {"span": {"type": "tstzrange", "nullable": False}}
-
-#: Tables by the name of the drift they serve.
-TABLES: dict[str, Json] = {
-    "plain": table(), "rule_disabled": table(), "fk_wide": table(foreign_keys={"fk": _FK}),
-    "index_not_ready": table(indexes={"ix_index_not_ready": ["a"]}), "index_not_live": table(indexes={"ix_index_not_live": ["a"]}),
-    "index_comment": table(indexes={"ix_index_comment": {"columns": ["a"], "comment": "ours"}}),
-    "part_collation": {"columns": {"k": {"type": "text"}}, "prune": True,
-                       "partitions": {"by": "list", "key": ["k"], "values": {"one": ["a"]}, "default": False}}, "renamed": table(), "moved": table(), "owner": table(owner="owner_a"), "unlogged": table(),
-    "method": table(), "tablespace": table(), "kind": table(), "typed": table(),
-    "column_added": table(), "column_dropped": table(), "column_renamed": table(), "inherits": table(),
-    "parent": table(), "child_of": table(),
-    "rule": table(), "row_security": table(row_security={"enabled": True, "force": True}), "forced": table(
-        row_security={"enabled": True, "force": True}),
-    "identity_full": table(), "storage": table(storage={"fillfactor": 80}), "comment": table(comment="ours"),
-    "acl": table(grants={"reader": ["select", "insert"]}),
-    "detached": table(partitions=_LIST), "bound": table(partitions=_LIST), "strategy": table(partitions=_LIST),
-    "part_key": table(partitions={**_LIST, "key": ["id"]}), "default_part": table(partitions=_LIST),
-    "part_text": {"columns": {"k": {"type": "text", "nullable": False}, "m": {"type": "text", "nullable": False}},
-                  "primary_key": ["k", "m"], "prune": True,
-                  "partitions": {"by": "list", "key": ["k"], "values": {"one": ["1"]}, "default": False}},
-    "part_expression": {"columns": {"k": {"type": "text"}}, "prune": True,
-                        "partitions": {"by": "list", "key": ["lower(k)"], "values": {"one": ["a"]}, "default": False}},
-    "part_class": {"columns": {"k": {"type": "text", "nullable": False}}, "prune": True,
-                   "partitions": {"by": "hash", "key": ["k"], "modulus": 2}},
-    "type": table(), "type_length": table(), "array": table(), "column_storage": table({"c": {"type": "text", "storage": "external"}}),
-    "compression": table({"c": {"type": "text", "compression": "pglz"}}), "not_null": table({"c": {"type": "integer", "nullable": False}}),
-    "default": table({"c": {"type": "integer", "default": "7"}}), "default_gone": table({"c": {"type": "integer", "default": "7"}}),
-    "default_new": table({"c": {"type": "integer", "default": "7"}}),
-    "identity": table({"c": {"type": "integer", "identity": "always"}}),
-    "sequence": table({"c": {"type": "integer", "identity": {"generation": "always", "start": 5, "increment": 2, "min": 1,
-                                                             "max": 999, "cache": 3, "cycle": False}}}),
-    "sequence_type": table({"c": {"type": "integer", "identity": "always"}}),
-    "generated": table({"c": {"type": "integer", "generated": "b * 2"}}), "column_collation": table({"c": {"type": "text", "collation": "C"}}),
-    "statistics": table({"c": {"type": "integer", "statistics": 300}}), "column_acl": table(grants={"reader": ["select(a)", "select(b)"]}),
-    "column_options": table({"c": {"type": "integer", "options": {"n_distinct": -0.5}}}), "column_comment": table({"c": {"type": "integer", "comment": "ours"}}),
-    "constraint_renamed": table(checks={"positive": "b > 0"}), "constraint_type": table(unique={"once_type": ["a"]}),
-    "deferrable": table(unique={"once_deferrable": {"columns": ["a"], "deferrable": True, "initially_deferred": True}}),
-    "deferred": table(unique={"once_deferred": {"columns": ["a"], "deferrable": True, "initially_deferred": True}}),
-    "enforced": table(checks={"positive": {"expression": "b > 0", "enforced": True}}), "validated": table(checks={"positive": "b > 0"}),
-    "constraint_elsewhere": table(checks={"positive_here": "b > 0"}), "fk_table": table(foreign_keys={"fk": _FK}),
-    "fk_update": table(foreign_keys={"fk": {**_FK, "on_update": "cascade"}}),
-    "fk_delete": table(foreign_keys={"fk": {**_FK, "on_delete": "set_null"}}),
-    "fk_match": table(foreign_keys={"fk": {**_FK, "match": "simple"}}),
-    "fk_columns": table({"c": {"type": "integer"}}, foreign_keys={"fk": _FK}),
-    "fk_key": table(foreign_keys={"fk": _FK}),
-    "fk_type": table(foreign_keys={"fk": _FK}),
-    "fk_set": table({"c": {"type": "integer"}}, foreign_keys={"fk": {"columns": ["b", "c"], "references": "app.pair",
-        "referenced_columns": ["n", "m"], "on_delete": "set_null", "on_delete_columns": ["b"]}}),
-    "fk_deferrable": table(foreign_keys={"fk": {**_FK, "deferrable": True}}),
-    "no_inherit": table(checks={"positive": {"expression": "b > 0", "no_inherit": True}}), "check": table(checks={"positive": "b > 0"}),
-    "period": {"columns": {"id": {"type": "int4range", "nullable": False}, **_PERIOD}, "prune": True,
-               "primary_key": {"columns": ["id", "span"], "without_overlaps": True}},
-    "exclusion": table(), "primary_key": table(), "constraint_comment": table(checks={"positive": {"expression": "b > 0"}}),
-    "unique_include": table(unique={"once_include": {"columns": ["a"], "include": ["b"]}}),
-    "index_gone": table(indexes={"ix_index_gone": ["a"]}), "index_renamed": table(indexes={"ix_index_renamed": ["a"]}),
-    "index_unique": table(indexes={"ix_index_unique": {"columns": ["a"], "unique": True}}),
-    "index_nulls": table(indexes={"ix_index_nulls": {"columns": ["a"], "unique": True, "nulls_not_distinct": True}}),
-    "index_clustered": table(indexes={"ix_index_clustered": ["a"]}),
-    "index_invalid": table(indexes={"ix_index_invalid": ["a"]}),
-    "index_identity": table({"c": {"type": "integer", "nullable": False}}, replica_identity={"index": "ix_index_identity"},
-                            indexes={"ix_index_identity": {"columns": ["c"], "unique": True}}),
-    "index_columns": table(indexes={"ix_index_columns": ["a"]}), "index_include": table(indexes={"ix_index_include": {"columns": ["a"], "include": ["b"]}}),
-    "index_collation": table(indexes={"ix_index_collation": {"columns": [{"column": "a", "collation": "C"}]}}),
-    "index_class": table(indexes={"ix_index_class": {"columns": [{"column": "a", "opclass": "varchar_pattern_ops"}]}}),
-    "index_order": table(indexes={"ix_index_order": {"columns": [{"column": "a", "order": "desc"}]}}),
-    "index_expression": table(indexes={"ix_index_expression": {"columns": [{"expression": "lower(a::text)"}]}}),
-    "index_where": table(indexes={"ix_index_where": {"columns": ["a"], "where": "b > 0"}}),
-    "index_method": table(indexes={"ix_index_method": ["a"]}), "index_storage": table(indexes={"ix_index_storage": {"columns": ["a"], "storage": {"fillfactor": 70}}}),
-    "index_statistics": table(indexes={"ix_index_statistics": {"columns": [{"expression": "lower(a::text)"}], "statistics": {"1": 300}}}),
-    "trigger_renamed": table(triggers={"tr": _TRIGGER}), "trigger_function": table(triggers={"tr": _TRIGGER}),
-    "trigger_type": table(triggers={"tr": _TRIGGER}), "trigger_enabled": table(triggers={"tr": _TRIGGER}), "trigger_added": table(),
-    "trigger_deferrable": table(triggers={"tr": _LATE}), "trigger_deferred": table(triggers={"tr": _LATE}),
-    "trigger_constraint": table(triggers={"tr": _LATE}), "trigger_from": table(triggers={"tr": {**_LATE, "from_table": "app.other"}}),
-    "trigger_arguments": table(triggers={"tr": {**_TRIGGER, "arguments": ["x"]}}),
-    "trigger_columns": table(triggers={"tr": {**_TRIGGER, "events": ["update of a"]}}),
-    "trigger_when": table(triggers={"tr": {**_TRIGGER, "when": "NEW.b > 0"}}),
-    "trigger_tables": table(triggers={"tr": {"timing": "after", "events": ["update"], "for_each": "statement",
-                                             "function": "app.touch", "referencing": {"old": "o", "new": "n"}}}),
-    "trigger_comment": table(triggers={"tr": {**_TRIGGER, "comment": "ours"}}),
-    **{f"policy_{n}": table(row_security=True, policies={"po": {"for": "update", "to": ["reader"], "using": "b > 0",
-                                                                "with_check": "b > 1", "comment": "ours"}})
-       for n in ("renamed", "command", "permissive", "roles", "using", "check", "comment")},
-}  # fmt: skip
-DOCUMENT: Json = {
-    "roles": {
-        **{name: {} for name in ("owner_a", "owner_b", "reader", "group_a", "role_gone")},
-        **{f"r_{flag}": {} for flag in ("superuser", "createdb", "createrole", "inherit", "login", "replication", "bypassrls")},
-        "r_limit": {"login": True, "connection_limit": 5}, "r_password": {"login": True, "password": {"env": "DRIFT_PASSWORD"}},
-        "r_until": {"login": True, "valid_until": "2090-01-01T00:00:00Z"},
-        "r_settings": {"settings": {"statement_timeout": "30s"}}, "r_comment": {"comment": "ours"},
-        "r_database": {},
-        **{f"m_{option}": {"member_of": ["group_a"]} for option in ("gone", "admin", "inherit", "set")},
-    },
-    "grants": [{"on": "schema app_acl", "to": "reader", "privileges": ["usage", "create"]}],
-    "extensions": {"vector": {"schema": "app", "comment": "ours", "version": "0.8.5"}},
-    "schemas": {
-        "app_owner": {"owner": "owner_a"}, "app_acl": {}, "app_named": {}, "app_comment": {"comment": "ours"},
-        "elsewhere": {"prune": True},
-        "app": {
-            "prune": True,
-            "enums": {"mood": ["calm", "busy"], "mood_order": ["calm", "busy"], "mood_renamed": ["calm"],
-                      "mood_owner": {"values": ["calm"], "owner": "owner_a"}, "mood_moved": ["calm"], "mood_kind": ["calm"],
-                      "mood_comment": {"values": ["calm"], "comment": "ours"},
-                      "mood_acl": {"values": ["calm"], "grants": {"reader": {"privileges": ["usage"], "grantable": True}}}},
-            "domains": {"d_null": {"type": "integer", "nullable": False}, "d_base": {"type": "integer"},
-                        "d_length": {"type": "varchar(10)"}, "d_collation": {"type": "text", "collation": "C"},
-                        "d_default": {"type": "integer", "default": "1"}, "d_check": {"type": "integer", "checks": {"ok": "VALUE > 0"}},
-                        "d_valid": {"type": "integer", "checks": {"ok": "VALUE > 0"}},
-                        "d_array": {"type": "integer"}, "d_comment": {"type": "integer", "comment": "ours"},
-                        "d_check_gone": {"type": "integer", "checks": {"ok": "VALUE > 0"}}},
-            "functions": {
-                "touch": {"returns": "trigger", "language": "plpgsql", "body": "BEGIN RETURN NEW; END"},
-                "touch_too": {"returns": "trigger", "language": "plpgsql", "body": "BEGIN RETURN NEW; END"},
-                **{f"f_{n}": {"arguments": [{"name": "x", "type": "integer"}], "returns": "integer", "body": "SELECT x"}
-                   for n in ("renamed", "moved", "language", "cost", "variadic", "security", "leakproof", "strict", "volatility",
-                             "parallel", "arguments", "defaults", "result", "modes", "names", "body", "transform", "kind", "library",
-                             "window")},
-                "f_owner": {"arguments": [], "returns": "integer", "body": "SELECT 1", "owner": "owner_a"},
-                "f_comment": {"arguments": [], "returns": "integer", "body": "SELECT 1", "comment": "ours"},
-                "f_acl": {"arguments": [], "returns": "integer", "body": "SELECT 1", "grants": {"reader": ["execute"]}},
-                "f_rows": {"arguments": [], "returns": "setof integer", "body": "SELECT 1", "rows": 50},
-                "f_set": {"arguments": [], "returns": "integer", "body": "SELECT 1", "set": {"work_mem": "8MB"}},
-                "f_support": {"arguments": [], "returns": "setof integer", "body": "SELECT 1"},
-                "f_atomic": {"arguments": [], "returns": "integer", "sql_body": "RETURN 1"},
-            },
-            "views": {
-                "v_query": {"query": "SELECT 1 AS one"}, "v_options": {"query": "SELECT 1 AS one", "options": {"security_invoker": True}},
-                "v_gone": {"query": "SELECT 1 AS one"}, "v_owner": {"query": "SELECT 1 AS one", "owner": "owner_a"},
-                "v_comment": {"query": "SELECT 1 AS one", "comment": "ours"}, "v_acl": {"query": "SELECT 1 AS one", "grants": {"reader": ["select", "insert"]}},
-                "v_column": {"query": "SELECT 1 AS one"}, "v_rule": {"query": "SELECT 1 AS one"},
-                "v_default": {"query": "SELECT 1 AS one"},
-            },
-            "tables": {
-                "other": {"columns": {"n": {"type": "integer", "nullable": False}}, "primary_key": ["n"]},
-                "wide": {"columns": {"n": {"type": "bigint", "nullable": False}}, "primary_key": ["n"]},
-                "others": {"columns": {"n": {"type": "integer", "nullable": False}}, "primary_key": ["n"]},
-                "pair": {"columns": {"n": {"type": "integer", "nullable": False}, "m": {"type": "integer", "nullable": False}},
-                         "primary_key": ["n", "m"]},
-                "keys": {"columns": {"n": {"type": "integer", "nullable": False}, "m": {"type": "integer", "nullable": False}},
-                         "primary_key": ["n"], "unique": {"keys_m": ["m"]}},
-                **{f"t_{name}": node for name, node in TABLES.items()},
-            },
-        },
-    },
-}  # fmt: skip
-
-
 def _t(name: str, sql: str, below: str, option: str, undo: str = "") -> Drift:
     """A drift of a table of its own: ``{t}`` in the SQL is its name."""
     t = f"app.t_{name}"
@@ -220,7 +30,12 @@ def _t(name: str, sql: str, below: str, option: str, undo: str = "") -> Drift:
 
 
 def _constraint(name: str, new: str, option: str, kind: str = "foreign_key", own: str = "fk") -> Drift:
-    return _t(name, f"ALTER TABLE {{t}} DROP CONSTRAINT {own}; ALTER TABLE {{t}} ADD CONSTRAINT {own} {new}", f"/{kind}/{own}", option)
+    return _t(
+        name,
+        f"ALTER TABLE {{t}} DROP CONSTRAINT {own}; ALTER TABLE {{t}} ADD CONSTRAINT {own} {new}",
+        f"/{kind}/{own}",
+        option,
+    )
 
 
 def _index(name: str, new: str, option: str) -> Drift:
@@ -243,14 +58,18 @@ def _function(name: str, head: str, tail: str, option: str) -> Drift:
 
 
 def _alter_function(name: str, clause: str, option: str, arguments: str = "integer") -> Drift:
-    return Drift(f"ALTER FUNCTION app.f_{name}({arguments}) {clause}", f"{_P}app/function/f_{name}({arguments})", option)
+    return Drift(
+        f"ALTER FUNCTION app.f_{name}({arguments}) {clause}", f"{_P}app/function/f_{name}({arguments})", option
+    )
 
 
 def _role(name: str, words: str, option: str) -> Drift:
     return Drift(f"ALTER ROLE r_{name} {words}", f"{_P}role/r_{name}", option)
 
 
-_LATE_SQL = "CONSTRAINT TRIGGER tr AFTER INSERT ON {t} DEFERRABLE INITIALLY %s FOR EACH ROW EXECUTE FUNCTION app.touch()"
+_LATE_SQL = (
+    "CONSTRAINT TRIGGER tr AFTER INSERT ON {t} DEFERRABLE INITIALLY %s FOR EACH ROW EXECUTE FUNCTION app.touch()"
+)
 _TRIGGER_SQL = "TRIGGER tr BEFORE INSERT ON {t} FOR EACH ROW EXECUTE FUNCTION app."
 _FK_SQL = "FOREIGN KEY (b) REFERENCES app."
 _FN = "RETURNS integer LANGUAGE sql AS 'SELECT x'"
@@ -270,11 +89,14 @@ DRIFTS: dict[str, Drift] = {
     "method": _t("method", "CREATE ACCESS METHOD heap_too TYPE TABLE HANDLER heap_tableam_handler;"
                            " ALTER TABLE {t} SET ACCESS METHOD heap_too", "", "access_method"),
     "tablespace": _t("tablespace", "ALTER TABLE {t} SET TABLESPACE elsewhere_too", "", "tablespace"),
-    "kind": _t("kind", "DROP TABLE {t}; CREATE TABLE {t} (id bigint PRIMARY KEY, a varchar(50), b integer) PARTITION BY LIST (id)",
+    "kind": _t("kind", "DROP TABLE {t}; CREATE TABLE {t} (id bigint PRIMARY KEY, a varchar(50), b integer)"
+                       " PARTITION BY LIST (id)",
                "", "partitioned"),
-    "typed": _t("typed", "CREATE TYPE app.row_type AS (id bigint, a varchar(50), b integer); ALTER TABLE {t} OF app.row_type",
+    "typed": _t("typed", "CREATE TYPE app.row_type AS (id bigint, a varchar(50), b integer); ALTER TABLE {t} OF"
+                         " app.row_type",
                 "", "of type", "ALTER TABLE {t} NOT OF; DROP TYPE app.row_type"),
-    "column_added": _t("column_added", "INSERT INTO {t} (id) VALUES (1); ALTER TABLE {t} ADD COLUMN extra integer NOT NULL DEFAULT 5",
+    "column_added": _t("column_added",
+                       "INSERT INTO {t} (id) VALUES (1); ALTER TABLE {t} ADD COLUMN extra integer NOT NULL DEFAULT 5",
                        "/column/extra", "undeclared"),
     "column_dropped": _t("column_dropped", "ALTER TABLE {t} DROP COLUMN b", "/column/b", "missing"),
     "column_renamed": _t("column_renamed", "ALTER TABLE {t} RENAME b TO c", "/column/b", "missing"),
@@ -282,8 +104,10 @@ DRIFTS: dict[str, Drift] = {
                    "ALTER TABLE {t} NO INHERIT app.t_parent"),
     "child_of": _t("child_of", "DROP TABLE {t}; CREATE TABLE {t} (PRIMARY KEY (id)) INHERITS (app.t_parent)", "",
                    "inherits app.t_parent", "ALTER TABLE {t} NO INHERIT app.t_parent"),
-    "rule": _t("rule", "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING", "", "rule aside", "DROP RULE aside ON {t}"),
-    "rule_disabled": _t("rule_disabled", "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING; ALTER TABLE {t} DISABLE RULE aside",
+    "rule": _t("rule", "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING", "", "rule aside",
+               "DROP RULE aside ON {t}"),
+    "rule_disabled": _t("rule_disabled",
+                        "CREATE RULE aside AS ON INSERT TO {t} DO ALSO NOTHING; ALTER TABLE {t} DISABLE RULE aside",
                         "", "rule aside", "DROP RULE aside ON {t}"),
     "row_security": _t("row_security", "ALTER TABLE {t} DISABLE ROW LEVEL SECURITY", "", "row_security"),
     "forced": _t("forced", "ALTER TABLE {t} NO FORCE ROW LEVEL SECURITY", "", "row_security"),
@@ -292,18 +116,27 @@ DRIFTS: dict[str, Drift] = {
     "table_comment": _t("comment", "COMMENT ON TABLE {t} IS 'theirs'", "", "comment"),
     "table_acl": _t("acl", "REVOKE INSERT ON {t} FROM reader", "/grant/reader", "privileges"),
     # Partitions
-    "detached": _t("detached", "ALTER TABLE {t} DETACH PARTITION {t}_one; DROP TABLE {t}_one", "/partitions/set", "members"),
-    "bound": _t("bound", "ALTER TABLE {t} DETACH PARTITION {t}_one; ALTER TABLE {t} ATTACH PARTITION {t}_one FOR VALUES IN (1, 11)",
+    "detached": _t("detached", "ALTER TABLE {t} DETACH PARTITION {t}_one; DROP TABLE {t}_one", "/partitions/set",
+                   "members"),
+    "bound": _t("bound", "ALTER TABLE {t} DETACH PARTITION {t}_one; ALTER TABLE {t} ATTACH PARTITION {t}_one FOR"
+                         " VALUES IN (1, 11)",
                 "/partitions/set", "members"),
-    "strategy": _t("strategy", "DROP TABLE {t}; CREATE TABLE {t} (id bigint PRIMARY KEY, a varchar(50), b integer) PARTITION BY RANGE (id)",
+    "strategy": _t("strategy", "DROP TABLE {t}; CREATE TABLE {t} (id bigint PRIMARY KEY, a varchar(50), b integer)"
+                               " PARTITION BY RANGE (id)",
                    "", "partitioned"),
-    "part_key": _t("part_text", "DROP TABLE {t}; CREATE TABLE {t} (k text, m text, PRIMARY KEY (k, m)) PARTITION BY RANGE (m COLLATE pg_catalog.\"default\", k)",
+    "part_key": _t("part_text", "DROP TABLE {t}; CREATE TABLE {t} (k text, m text, PRIMARY KEY (k, m)) PARTITION BY"
+                                " RANGE (m COLLATE pg_catalog.\"default\", k)",
                    "", "partitioned"),
-    "part_expression": _t("part_expression", "DROP TABLE {t}; CREATE TABLE {t} (k text) PARTITION BY LIST (upper(k))", "", "partitioned"),
-    "part_collation": _t("part_collation", "DROP TABLE {t}; CREATE TABLE {t} (k text) PARTITION BY LIST (k COLLATE \"C\")", "", "partitioned"),
-    "part_class": _t("part_class", "DROP TABLE {t}; CREATE TABLE {t} (k text NOT NULL) PARTITION BY HASH (k text_pattern_ops);"
+    "part_expression": _t("part_expression", "DROP TABLE {t}; CREATE TABLE {t} (k text) PARTITION BY LIST (upper(k))",
+                          "", "partitioned"),
+    "part_collation": _t("part_collation",
+                         "DROP TABLE {t}; CREATE TABLE {t} (k text) PARTITION BY LIST (k COLLATE \"C\")", "",
+                         "partitioned"),
+    "part_class": _t("part_class", "DROP TABLE {t}; CREATE TABLE {t} (k text NOT NULL) PARTITION BY HASH (k"
+                                   " text_pattern_ops);"
                      " CREATE TABLE {t}_0 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
-                     " CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)", "", "partitioned"),
+                     " CREATE TABLE {t}_1 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)", "",
+                     "partitioned"),
     "default_part": _t("default_part", "CREATE TABLE {t}_rest PARTITION OF {t} DEFAULT", "/partitions/set", "default"),
     # Columns
     "type": _t("type", "ALTER TABLE {t} ALTER b TYPE bigint", "/column/b", "type"),
@@ -316,26 +149,33 @@ DRIFTS: dict[str, Drift] = {
     "default_gone": _t("default_gone", "ALTER TABLE {t} ALTER c DROP DEFAULT", "/column/c", "default"),
     "default_new": _t("default_new", "ALTER TABLE {t} ALTER b SET DEFAULT 9", "/column/b", "default"),
     "identity": _t("identity", "ALTER TABLE {t} ALTER c SET GENERATED BY DEFAULT", "/column/c", "identity"),
-    "sequence": _t("sequence", "ALTER TABLE {t} ALTER c SET START 6 SET INCREMENT 3 SET MINVALUE 2 SET MAXVALUE 998 SET CACHE 4 SET CYCLE",
+    "sequence": _t("sequence", "ALTER TABLE {t} ALTER c SET START 6 SET INCREMENT 3 SET MINVALUE 2 SET MAXVALUE 998"
+                               " SET CACHE 4 SET CYCLE",
                    "/column/c", "identity"),
     "sequence_type": _t("sequence_type", "ALTER SEQUENCE {t}_c_seq AS bigint MAXVALUE 2147483647", "",
                         "type of the sequence of c", "ALTER SEQUENCE {t}_c_seq AS integer"),
     "generated": _t("generated", "ALTER TABLE {t} ALTER c DROP EXPRESSION", "/column/c", "generated"),
-    "column_collation": _t("column_collation", "ALTER TABLE {t} ALTER c TYPE text COLLATE \"POSIX\"", "/column/c", "collation"),
+    "column_collation": _t("column_collation", "ALTER TABLE {t} ALTER c TYPE text COLLATE \"POSIX\"", "/column/c",
+                           "collation"),
     "statistics": _t("statistics", "ALTER TABLE {t} ALTER c SET STATISTICS 200", "/column/c", "statistics"),
     "column_acl": _t("column_acl", "REVOKE SELECT (b) ON {t} FROM reader", "/grant/reader", "privileges"),
     "column_options": _t("column_options", "ALTER TABLE {t} ALTER c SET (n_distinct = -0.4)", "/column/c", "options"),
     "column_comment": _t("column_comment", "COMMENT ON COLUMN {t}.c IS 'theirs'", "/column/c", "comment"),
     # Constraints
-    "constraint_renamed": _t("constraint_renamed", "ALTER TABLE {t} RENAME CONSTRAINT positive TO stray", "/check/positive", "missing"),
-    "constraint_type": _t("constraint_type", "ALTER TABLE {t} DROP CONSTRAINT once_type; ALTER TABLE {t} ADD CONSTRAINT once_type CHECK (b > 0)",
+    "constraint_renamed": _t("constraint_renamed", "ALTER TABLE {t} RENAME CONSTRAINT positive TO stray",
+                             "/check/positive", "missing"),
+    "constraint_type": _t("constraint_type",
+                          "ALTER TABLE {t} DROP CONSTRAINT once_type; ALTER TABLE {t} ADD CONSTRAINT once_type"
+                          " CHECK (b > 0)",
                           "/unique/once_type", "missing"),
     "deferrable": _constraint("deferrable", "UNIQUE (a)", "deferrable", "unique", "once_deferrable"),
-    "deferred": _constraint("deferred", "UNIQUE (a) DEFERRABLE INITIALLY IMMEDIATE", "initially_deferred", "unique", "once_deferred"),
+    "deferred": _constraint("deferred", "UNIQUE (a) DEFERRABLE INITIALLY IMMEDIATE", "initially_deferred", "unique",
+                            "once_deferred"),
     "enforced": _constraint("enforced", "CHECK (b > 0) NOT ENFORCED", "enforced", "check", "positive"),
     "validated": _constraint("validated", "CHECK (b > 0) NOT VALID", "validated", "check", "positive"),
     "constraint_elsewhere": _t("constraint_elsewhere", "ALTER TABLE {t} DROP CONSTRAINT positive_here;"
-                               " ALTER TABLE app.t_plain ADD CONSTRAINT positive_here CHECK (b > 0)", "/check/positive_here", "missing"),
+                               " ALTER TABLE app.t_plain ADD CONSTRAINT positive_here CHECK (b > 0)",
+                               "/check/positive_here", "missing"),
     "fk_table": _constraint("fk_table", _FK_SQL + "others (n)", "references"),
     "fk_wide": _constraint("fk_wide", _FK_SQL + "wide (n)", "references"),
     "fk_key": _constraint("fk_key", _FK_SQL + "keys (m)", "references"),
@@ -344,28 +184,38 @@ DRIFTS: dict[str, Drift] = {
     "fk_match": _constraint("fk_match", _FK_SQL + "other (n) MATCH FULL", "match"),
     "fk_columns": _constraint("fk_columns", "FOREIGN KEY (c) REFERENCES app.other (n)", "columns"),
     "fk_type": _t("fk_type", "ALTER TABLE {t} ALTER b TYPE bigint", "/column/b", "type"),
-    "fk_set": _constraint("fk_set", "FOREIGN KEY (b, c) REFERENCES app.pair (n, m) ON DELETE SET NULL (c)", "on_delete_columns"),
-    "fk_deferrable": _t("fk_deferrable", "ALTER TABLE {t} ALTER CONSTRAINT fk NOT DEFERRABLE", "/foreign_key/fk", "deferrable"),
+    "fk_set": _constraint("fk_set", "FOREIGN KEY (b, c) REFERENCES app.pair (n, m) ON DELETE SET NULL (c)",
+                          "on_delete_columns"),
+    "fk_deferrable": _t("fk_deferrable", "ALTER TABLE {t} ALTER CONSTRAINT fk NOT DEFERRABLE", "/foreign_key/fk",
+                        "deferrable"),
     "no_inherit": _constraint("no_inherit", "CHECK (b > 0)", "no_inherit", "check", "positive"),
     "check": _constraint("check", "CHECK (b > 1)", "expression", "check", "positive"),
     "period": _constraint("period", "PRIMARY KEY (id, span)", "without_overlaps", "primary_key", "t_period_pkey"),
-    "exclusion": _t("exclusion", "ALTER TABLE {t} ADD CONSTRAINT apart EXCLUDE USING btree (b WITH =)", "", "constraint apart",
+    "exclusion": _t("exclusion", "ALTER TABLE {t} ADD CONSTRAINT apart EXCLUDE USING btree (b WITH =)", "",
+                    "constraint apart",
                     "ALTER TABLE {t} DROP CONSTRAINT apart"),
-    "primary_key": _t("primary_key", "ALTER TABLE {t} DROP CONSTRAINT t_primary_key_pkey", "/primary_key/t_primary_key_pkey", "missing"),
-    "constraint_comment": _t("constraint_comment", "COMMENT ON CONSTRAINT positive ON {t} IS 'theirs'", "/check/positive", "comment"),
+    "primary_key": _t("primary_key", "ALTER TABLE {t} DROP CONSTRAINT t_primary_key_pkey",
+                      "/primary_key/t_primary_key_pkey", "missing"),
+    "constraint_comment": _t("constraint_comment", "COMMENT ON CONSTRAINT positive ON {t} IS 'theirs'",
+                             "/check/positive", "comment"),
     "unique_include": _constraint("unique_include", "UNIQUE (a)", "include", "unique", "once_include"),
     # Indexes
     "index_gone": _t("index_gone", "DROP INDEX app.ix_index_gone", "/index/ix_index_gone", "missing"),
-    "index_renamed": _t("index_renamed", "ALTER INDEX app.ix_index_renamed RENAME TO stray_index", "/index/ix_index_renamed", "missing"),
+    "index_renamed": _t("index_renamed", "ALTER INDEX app.ix_index_renamed RENAME TO stray_index",
+                        "/index/ix_index_renamed", "missing"),
     "index_unique": _index("index_unique", "INDEX {own} ON {t} (a)", "unique"),
     "index_nulls": _index("index_nulls", "UNIQUE INDEX {own} ON {t} (a)", "nulls_not_distinct"),
-    "index_clustered": _t("index_clustered", "ALTER TABLE {t} CLUSTER ON ix_index_clustered", "/index/ix_index_clustered", "clustered"),
-    "index_invalid": _t("index_invalid", "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'app.ix_index_invalid'::regclass",
+    "index_clustered": _t("index_clustered", "ALTER TABLE {t} CLUSTER ON ix_index_clustered",
+                          "/index/ix_index_clustered", "clustered"),
+    "index_invalid": _t("index_invalid",
+                        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'app.ix_index_invalid'::regclass",
                         "/index/ix_index_invalid", "valid"),
     **{f"index_not_{word}": _t(f"index_not_{word}", f"UPDATE pg_index SET indisvalid = false, indis{word} = false"
-                               f" WHERE indexrelid = 'app.ix_index_not_{word}'::regclass", f"/index/ix_index_not_{word}", "valid")
+                               f" WHERE indexrelid = 'app.ix_index_not_{word}'::regclass",
+                               f"/index/ix_index_not_{word}", "valid")
        for word in ("ready", "live")},
-    "index_comment": _t("index_comment", "COMMENT ON INDEX app.ix_index_comment IS 'theirs'", "/index/ix_index_comment", "comment"),
+    "index_comment": _t("index_comment", "COMMENT ON INDEX app.ix_index_comment IS 'theirs'",
+                        "/index/ix_index_comment", "comment"),
     "index_identity": _t("index_identity", "ALTER TABLE {t} REPLICA IDENTITY DEFAULT", "", "replica_identity"),
     "index_columns": _index("index_columns", "INDEX {own} ON {t} (a, b)", "columns"),
     "index_include": _index("index_include", "INDEX {own} ON {t} (a)", "include"),
@@ -375,87 +225,121 @@ DRIFTS: dict[str, Drift] = {
     "index_expression": _index("index_expression", "INDEX {own} ON {t} (upper(a))", "columns"),
     "index_where": _index("index_where", "INDEX {own} ON {t} (a) WHERE b > 1", "where"),
     "index_method": _index("index_method", "INDEX {own} ON {t} USING hash (a)", "method"),
-    "index_storage": _t("index_storage", "ALTER INDEX app.ix_index_storage SET (fillfactor = 60)", "/index/ix_index_storage", "storage"),
+    "index_storage": _t("index_storage", "ALTER INDEX app.ix_index_storage SET (fillfactor = 60)",
+                        "/index/ix_index_storage", "storage"),
     "index_statistics": _t("index_statistics", "ALTER INDEX app.ix_index_statistics ALTER COLUMN 1 SET STATISTICS 200",
                            "/index/ix_index_statistics", "statistics"),
     # Types
     "enum_added": Drift("ALTER TYPE app.mood ADD VALUE 'wild'", f"{_P}app/enum/mood", "values"),
-    "enum_label": Drift("ALTER TYPE app.mood_order RENAME VALUE 'busy' TO 'idle'", f"{_P}app/enum/mood_order", "values"),
+    "enum_label": Drift("ALTER TYPE app.mood_order RENAME VALUE 'busy' TO 'idle'", f"{_P}app/enum/mood_order",
+                        "values"),
     "enum_renamed": Drift("ALTER TYPE app.mood_renamed RENAME TO stray_type", f"{_P}app/enum/mood_renamed", "missing"),
-    "type_kind": Drift("DROP TYPE app.mood_kind; CREATE DOMAIN app.mood_kind AS text", f"{_P}app/enum/mood_kind", "missing"),
+    "type_kind": Drift("DROP TYPE app.mood_kind; CREATE DOMAIN app.mood_kind AS text", f"{_P}app/enum/mood_kind",
+                       "missing"),
     "enum_owner": Drift("ALTER TYPE app.mood_owner OWNER TO owner_b", f"{_P}app/enum/mood_owner", "owner"),
     "enum_moved": Drift("ALTER TYPE app.mood_moved SET SCHEMA elsewhere", f"{_P}app/enum/mood_moved", "missing"),
     "enum_comment": Drift("COMMENT ON TYPE app.mood_comment IS 'theirs'", f"{_P}app/enum/mood_comment", "comment"),
-    "enum_acl": Drift("REVOKE GRANT OPTION FOR USAGE ON TYPE app.mood_acl FROM reader", f"{_P}app/enum/mood_acl/grant/reader", "grantable"),
+    "enum_acl": Drift("REVOKE GRANT OPTION FOR USAGE ON TYPE app.mood_acl FROM reader",
+                      f"{_P}app/enum/mood_acl/grant/reader", "grantable"),
     "domain_null": Drift("ALTER DOMAIN app.d_null DROP NOT NULL", f"{_P}app/domain/d_null", "nullable"),
     "domain_base": Drift("DROP DOMAIN app.d_base; CREATE DOMAIN app.d_base AS text", f"{_P}app/domain/d_base", "type"),
-    "domain_length": Drift("DROP DOMAIN app.d_length; CREATE DOMAIN app.d_length AS varchar(11)", f"{_P}app/domain/d_length", "type"),
-    "domain_array": Drift("DROP DOMAIN app.d_array; CREATE DOMAIN app.d_array AS integer[]", f"{_P}app/domain/d_array", "type"),
+    "domain_length": Drift("DROP DOMAIN app.d_length; CREATE DOMAIN app.d_length AS varchar(11)",
+                           f"{_P}app/domain/d_length", "type"),
+    "domain_array": Drift("DROP DOMAIN app.d_array; CREATE DOMAIN app.d_array AS integer[]",
+                          f"{_P}app/domain/d_array", "type"),
     "domain_collation": Drift("DROP DOMAIN app.d_collation; CREATE DOMAIN app.d_collation AS text COLLATE \"POSIX\"",
                               f"{_P}app/domain/d_collation", "collation"),
     "domain_default": Drift("ALTER DOMAIN app.d_default SET DEFAULT 2", f"{_P}app/domain/d_default", "default"),
-    "domain_check": Drift("ALTER DOMAIN app.d_check DROP CONSTRAINT ok; ALTER DOMAIN app.d_check ADD CONSTRAINT ok CHECK (VALUE > 1)",
+    "domain_check": Drift("ALTER DOMAIN app.d_check DROP CONSTRAINT ok; ALTER DOMAIN app.d_check ADD CONSTRAINT ok"
+                          " CHECK (VALUE > 1)",
                           f"{_P}app/domain/d_check", "conditions"),
-    "domain_check_gone": Drift("ALTER DOMAIN app.d_check_gone DROP CONSTRAINT ok", f"{_P}app/domain/d_check_gone", "conditions"),
+    "domain_check_gone": Drift("ALTER DOMAIN app.d_check_gone DROP CONSTRAINT ok", f"{_P}app/domain/d_check_gone",
+                               "conditions"),
     "domain_comment": Drift("COMMENT ON DOMAIN app.d_comment IS 'theirs'", f"{_P}app/domain/d_comment", "comment"),
-    "domain_valid": Drift("ALTER DOMAIN app.d_valid DROP CONSTRAINT ok; ALTER DOMAIN app.d_valid ADD CONSTRAINT ok CHECK (VALUE > 0) NOT VALID",
+    "domain_valid": Drift("ALTER DOMAIN app.d_valid DROP CONSTRAINT ok; ALTER DOMAIN app.d_valid ADD CONSTRAINT ok"
+                          " CHECK (VALUE > 0) NOT VALID",
                           f"{_P}app/domain/d_valid", "conditions"),
     # Functions
-    "function_renamed": Drift("ALTER FUNCTION app.f_renamed(integer) RENAME TO stray", f"{_P}app/function/f_renamed(integer)", "missing"),
-    "function_moved": Drift("ALTER FUNCTION app.f_moved(integer) SET SCHEMA elsewhere", f"{_P}app/function/f_moved(integer)", "missing"),
+    "function_renamed": Drift("ALTER FUNCTION app.f_renamed(integer) RENAME TO stray",
+                              f"{_P}app/function/f_renamed(integer)", "missing"),
+    "function_moved": Drift("ALTER FUNCTION app.f_moved(integer) SET SCHEMA elsewhere",
+                            f"{_P}app/function/f_moved(integer)", "missing"),
     "function_owner": _alter_function("owner", "OWNER TO owner_b", "owner", ""),
     "function_language": _function("language", "FUNCTION app.f_language(x integer)",
                                    "RETURNS integer LANGUAGE plpgsql AS $$BEGIN RETURN x;END$$", "language"),
     "function_cost": _alter_function("cost", "COST 9", "cost"),
     "function_rows": _alter_function("rows", "ROWS 9", "rows", ""),
-    "function_variadic": Drift("DROP FUNCTION app.f_variadic(integer); CREATE FUNCTION app.f_variadic(VARIADIC x integer[])"
-                               " RETURNS integer LANGUAGE sql AS 'SELECT 1'", f"{_P}app/function/f_variadic(integer)", "missing"),
+    "function_variadic": Drift("DROP FUNCTION app.f_variadic(integer); CREATE FUNCTION app.f_variadic(VARIADIC x"
+                               " integer[])"
+                               " RETURNS integer LANGUAGE sql AS 'SELECT 1'", f"{_P}app/function/f_variadic(integer)",
+                               "missing"),
     "function_support": _alter_function("support", "SUPPORT generate_series_int4_support", "support", ""),
-    "function_kind": Drift("DROP FUNCTION app.f_kind(integer); CREATE PROCEDURE app.f_kind(x integer) LANGUAGE sql AS 'SELECT x'",
+    "function_kind": Drift("DROP FUNCTION app.f_kind(integer); CREATE PROCEDURE app.f_kind(x integer) LANGUAGE sql"
+                           " AS 'SELECT x'",
                            f"{_P}app/function/f_kind(integer)", "procedure"),
-    "function_window": _function("window", "FUNCTION app.f_window(x integer)", "RETURNS integer LANGUAGE internal WINDOW AS 'window_ntile'", "window"),
+    "function_window": _function("window", "FUNCTION app.f_window(x integer)",
+                                 "RETURNS integer LANGUAGE internal WINDOW AS 'window_ntile'", "window"),
     "function_security": _alter_function("security", "SECURITY DEFINER", "security"),
     "function_leakproof": _alter_function("leakproof", "LEAKPROOF", "leakproof"),
     "function_strict": _alter_function("strict", "STRICT", "strict"),
     "function_volatility": _alter_function("volatility", "STABLE", "volatility"),
     "function_parallel": _alter_function("parallel", "PARALLEL SAFE", "parallel"),
-    "function_arguments": Drift("DROP FUNCTION app.f_arguments(integer); CREATE FUNCTION app.f_arguments(x integer, y integer) " + _FN,
+    "function_arguments": Drift("DROP FUNCTION app.f_arguments(integer); CREATE FUNCTION app.f_arguments(x integer,"
+                                " y integer) " + _FN,
                                 f"{_P}app/function/f_arguments(integer)", "missing"),
     "function_defaults": _function("defaults", "FUNCTION app.f_defaults(x integer DEFAULT 1)", _FN, "arguments"),
-    "function_result": _function("result", "FUNCTION app.f_result(x integer)", "RETURNS SETOF bigint LANGUAGE sql AS 'SELECT x::bigint'", "returns"),
-    "function_modes": _function("modes", "FUNCTION app.f_modes(x integer, OUT y integer)", "LANGUAGE sql AS 'SELECT x'", "arguments"),
-    "function_names": _function("names", "FUNCTION app.f_names(z integer)", "RETURNS integer LANGUAGE sql AS 'SELECT z'", "arguments"),
-    "function_body": _function("body", "FUNCTION app.f_body(x integer)", "RETURNS integer LANGUAGE sql AS 'SELECT x + 1'", "body"),
+    "function_result": _function("result", "FUNCTION app.f_result(x integer)",
+                                 "RETURNS SETOF bigint LANGUAGE sql AS 'SELECT x::bigint'", "returns"),
+    "function_modes": _function("modes", "FUNCTION app.f_modes(x integer, OUT y integer)",
+                                "LANGUAGE sql AS 'SELECT x'", "arguments"),
+    "function_names": _function("names", "FUNCTION app.f_names(z integer)",
+                                "RETURNS integer LANGUAGE sql AS 'SELECT z'", "arguments"),
+    "function_body": _function("body", "FUNCTION app.f_body(x integer)",
+                               "RETURNS integer LANGUAGE sql AS 'SELECT x + 1'", "body"),
     "function_atomic": Drift("CREATE OR REPLACE FUNCTION app.f_atomic() RETURNS integer LANGUAGE sql RETURN 2",
                              f"{_P}app/function/f_atomic()", "sql_body"),
     "function_set": _alter_function("set", "SET work_mem = '9MB'", "set", ""),
     "function_transform": Drift(
         "CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal));"
         " DROP FUNCTION app.f_transform(integer);"
-        " CREATE FUNCTION app.f_transform(x integer) RETURNS integer LANGUAGE sql TRANSFORM FOR TYPE integer AS 'SELECT x'",
+        " CREATE FUNCTION app.f_transform(x integer) RETURNS integer LANGUAGE sql TRANSFORM FOR TYPE integer AS"
+        " 'SELECT x'",
         f"{_P}app", "transforms of app.f_transform(integer)",
         "DROP FUNCTION app.f_transform(integer); DROP TRANSFORM FOR integer LANGUAGE sql;"
         " CREATE FUNCTION app.f_transform(x integer) RETURNS integer LANGUAGE sql AS 'SELECT x'",
     ),
-    "function_acl": Drift("REVOKE EXECUTE ON FUNCTION app.f_acl() FROM reader", f"{_P}app/function/f_acl()/grant/reader", "missing"),
-    "function_comment": Drift("COMMENT ON FUNCTION app.f_comment() IS 'theirs'", f"{_P}app/function/f_comment()", "comment"),
-    "function_library": _function("library", "FUNCTION app.f_library(x integer)", "RETURNS integer LANGUAGE c AS '$libdir/vector', 'vector_in'",
+    "function_acl": Drift("REVOKE EXECUTE ON FUNCTION app.f_acl() FROM reader",
+                          f"{_P}app/function/f_acl()/grant/reader", "missing"),
+    "function_comment": Drift("COMMENT ON FUNCTION app.f_comment() IS 'theirs'", f"{_P}app/function/f_comment()",
+                              "comment"),
+    "function_library": _function("library", "FUNCTION app.f_library(x integer)",
+                                  "RETURNS integer LANGUAGE c AS '$libdir/vector', 'vector_in'",
                                   "library"),
     # Triggers
     "trigger_renamed": _t("trigger_renamed", "ALTER TRIGGER tr ON {t} RENAME TO stray", "/trigger/tr", "missing"),
     "trigger_added": _t("trigger_added", "CREATE " + _TRIGGER_SQL + "touch()", "/trigger/tr", "undeclared"),
     "trigger_function": _trigger("trigger_function", _TRIGGER_SQL + "touch_too()", "function"),
-    "trigger_type": _trigger("trigger_type", "TRIGGER tr AFTER UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION app.touch()", "timing"),
+    "trigger_type": _trigger("trigger_type",
+                             "TRIGGER tr AFTER UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION app.touch()", "timing"),
     "trigger_enabled": _t("trigger_enabled", "ALTER TABLE {t} DISABLE TRIGGER tr", "/trigger/tr", "enabled"),
-    "trigger_deferrable": _trigger("trigger_deferrable", "CONSTRAINT TRIGGER tr AFTER INSERT ON {t} NOT DEFERRABLE FOR EACH ROW"
+    "trigger_deferrable": _trigger("trigger_deferrable",
+                                   "CONSTRAINT TRIGGER tr AFTER INSERT ON {t} NOT DEFERRABLE FOR EACH ROW"
                                    " EXECUTE FUNCTION app.touch()", "deferrable"),
     "trigger_deferred": _trigger("trigger_deferred", _LATE_SQL % "IMMEDIATE", "initially_deferred"),
-    "trigger_constraint": _trigger("trigger_constraint", "TRIGGER tr AFTER INSERT ON {t} FOR EACH ROW EXECUTE FUNCTION app.touch()", "constraint"),
+    "trigger_constraint": _trigger("trigger_constraint",
+                                   "TRIGGER tr AFTER INSERT ON {t} FOR EACH ROW EXECUTE FUNCTION app.touch()",
+                                   "constraint"),
     "trigger_from": _trigger("trigger_from", _LATE_SQL % "DEFERRED", "from_table"),
     "trigger_arguments": _trigger("trigger_arguments", _TRIGGER_SQL + "touch('y', 'z')", "arguments"),
-    "trigger_columns": _trigger("trigger_columns", "TRIGGER tr BEFORE UPDATE OF b ON {t} FOR EACH ROW EXECUTE FUNCTION app.touch()", "events"),
-    "trigger_when": _trigger("trigger_when", "TRIGGER tr BEFORE INSERT ON {t} FOR EACH ROW WHEN (NEW.b > 1) EXECUTE FUNCTION app.touch()", "when"),
-    "trigger_tables": _trigger("trigger_tables", "TRIGGER tr AFTER UPDATE ON {t} REFERENCING OLD TABLE AS p NEW TABLE AS q FOR EACH STATEMENT"
+    "trigger_columns": _trigger("trigger_columns",
+                                "TRIGGER tr BEFORE UPDATE OF b ON {t} FOR EACH ROW EXECUTE FUNCTION app.touch()",
+                                "events"),
+    "trigger_when": _trigger("trigger_when",
+                             "TRIGGER tr BEFORE INSERT ON {t} FOR EACH ROW WHEN (NEW.b > 1) EXECUTE FUNCTION"
+                             " app.touch()", "when"),
+    "trigger_tables": _trigger("trigger_tables",
+                               "TRIGGER tr AFTER UPDATE ON {t} REFERENCING OLD TABLE AS p NEW TABLE AS q FOR EACH"
+                               " STATEMENT"
                                " EXECUTE FUNCTION app.touch()", "referencing"),
     "trigger_comment": _t("trigger_comment", "COMMENT ON TRIGGER tr ON {t} IS 'theirs'", "/trigger/tr", "comment"),
     # Policies
@@ -468,14 +352,17 @@ DRIFTS: dict[str, Drift] = {
     "policy_comment": _t("policy_comment", "COMMENT ON POLICY po ON {t} IS 'theirs'", "/policy/po", "comment"),
     # Views
     "view_query": Drift("CREATE OR REPLACE VIEW app.v_query AS SELECT 2 AS one", f"{_P}app/view/v_query", "query"),
-    "view_options": Drift("ALTER VIEW app.v_options SET (security_invoker = false)", f"{_P}app/view/v_options", "options"),
+    "view_options": Drift("ALTER VIEW app.v_options SET (security_invoker = false)", f"{_P}app/view/v_options",
+                          "options"),
     "view_gone": Drift("DROP VIEW app.v_gone", f"{_P}app/view/v_gone", "missing"),
     "view_owner": Drift("ALTER VIEW app.v_owner OWNER TO owner_b", f"{_P}app/view/v_owner", "owner"),
     "view_comment": Drift("COMMENT ON VIEW app.v_comment IS 'theirs'", f"{_P}app/view/v_comment", "comment"),
     "view_acl": Drift("REVOKE INSERT ON app.v_acl FROM reader", f"{_P}app/view/v_acl/grant/reader", "privileges"),
     "view_column": Drift("ALTER VIEW app.v_column RENAME COLUMN one TO two", f"{_P}app/view/v_column", "query"),
-    "view_rule": Drift("CREATE RULE aside AS ON INSERT TO app.v_rule WHERE false DO INSTEAD NOTHING", f"{_P}app/view/v_rule", "rule aside", "DROP RULE aside ON app.v_rule"),
-    "view_default": Drift("ALTER VIEW app.v_default ALTER COLUMN one SET DEFAULT 5", f"{_P}app/view/v_default", "default of one",
+    "view_rule": Drift("CREATE RULE aside AS ON INSERT TO app.v_rule WHERE false DO INSTEAD NOTHING",
+                       f"{_P}app/view/v_rule", "rule aside", "DROP RULE aside ON app.v_rule"),
+    "view_default": Drift("ALTER VIEW app.v_default ALTER COLUMN one SET DEFAULT 5", f"{_P}app/view/v_default",
+                          "default of one",
                           "ALTER VIEW app.v_default ALTER COLUMN one DROP DEFAULT"),
     # Roles
     "role_renamed": Drift("ALTER ROLE role_gone RENAME TO role_renamed", f"{_P}role/role_gone", "missing"),
@@ -487,15 +374,19 @@ DRIFTS: dict[str, Drift] = {
     "role_until": _role("until", "VALID UNTIL '2089-01-01'", "valid_until"),
     "role_settings": _role("settings", "SET statement_timeout = '31s'", "settings"),
     "role_settings_gone": Drift("ALTER ROLE r_comment SET work_mem = '5MB'", f"{_P}role/r_comment", "settings"),
-    "role_database": Drift("ALTER ROLE r_database IN DATABASE {database} SET work_mem = '5MB'", f"{_P}role/r_database", "settings in {database}",
+    "role_database": Drift("ALTER ROLE r_database IN DATABASE {database} SET work_mem = '5MB'",
+                           f"{_P}role/r_database", "settings in {database}",
                            "ALTER ROLE r_database IN DATABASE {database} RESET ALL"),
     "role_comment": Drift("COMMENT ON ROLE r_comment IS 'theirs'", f"{_P}role/r_comment", "comment"),
     "member_gone": Drift("REVOKE group_a FROM m_gone", f"{_P}role/m_gone/membership/group_a", "missing"),
-    "member_admin": Drift("GRANT group_a TO m_admin WITH ADMIN OPTION", f"{_P}role/m_admin/membership/group_a", "admin"),
-    "member_inherit": Drift("GRANT group_a TO m_inherit WITH INHERIT FALSE", f"{_P}role/m_inherit/membership/group_a", "inherit"),
+    "member_admin": Drift("GRANT group_a TO m_admin WITH ADMIN OPTION", f"{_P}role/m_admin/membership/group_a",
+                          "admin"),
+    "member_inherit": Drift("GRANT group_a TO m_inherit WITH INHERIT FALSE", f"{_P}role/m_inherit/membership/group_a",
+                            "inherit"),
     "member_set": Drift("GRANT group_a TO m_set WITH SET FALSE", f"{_P}role/m_set/membership/group_a", "set"),
     # Extensions
-    "extension_version": Drift("UPDATE pg_extension SET extversion = '0.8.4' WHERE extname = 'vector'", f"{_P}extension/vector", "version"),
+    "extension_version": Drift("UPDATE pg_extension SET extversion = '0.8.4' WHERE extname = 'vector'",
+                               f"{_P}extension/vector", "version"),
     "extension_schema": Drift("ALTER EXTENSION vector SET SCHEMA elsewhere", f"{_P}extension/vector", "schema"),
     "extension_comment": Drift("COMMENT ON EXTENSION vector IS 'theirs'", f"{_P}extension/vector", "comment"),
 }  # fmt: skip

@@ -21,8 +21,9 @@ from provision.embedded import postgres
 from provision.plan.consents import required
 from provision.spec.errors import ConsentError
 from tests.live.drift_bed import Bed, Json
-from tests.live.postgres_columns import COLUMNS
-from tests.live.postgres_drift import DOCUMENT, DRIFTS, REASONS, By, Constant, Drift, Excluded
+from tests.live.postgres_columns import COLUMNS, REASONS, By, Constant, Excluded
+from tests.live.postgres_declared import DOCUMENT
+from tests.live.postgres_drift import DRIFTS, Drift
 
 #: What an identifier is within each catalog, and which rows are those of the plane.
 _CLASSES = "SELECT oid FROM pg_class WHERE relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ({schemas}))"
@@ -236,11 +237,24 @@ _FULL_TABLE: Json = {
 _FULL_ROLE = {"login": True, "createdb": True, "connection_limit": 3, "valid_until": "2090-01-01T00:00:00Z",
               "settings": {"work_mem": "8MB"}, "comment": "c", "member_of": ["group_of"]}  # fmt: skip
 #: What may differ between two tables that are declared alike; an owner's own rights may be spelled out or not.
-_OWN = ("relacl", "oid", "relname", "reltype", "relfilenode", "reltoastrelid", "relfrozenxid", "relminmxid", "relhastriggers", "attrelid")
+_OWN = (
+    "relacl",
+    "oid",
+    "relname",
+    "reltype",
+    "relfilenode",
+    "reltoastrelid",
+    "relfrozenxid",
+    "relminmxid",
+    "relhastriggers",
+    "attrelid",
+)
 
 
 @pytest.mark.req("B2.2")
-def test_what_is_taken_out_of_the_specs_is_the_servers_default_again(pg_database: dict[str, Any], tmp_path: Path) -> None:
+def test_what_is_taken_out_of_the_specs_is_the_servers_default_again(
+    pg_database: dict[str, Any], tmp_path: Path
+) -> None:
     bed = bed_of(tmp_path, pg_database)
     touch = {"returns": "trigger", "language": "plpgsql", "body": "BEGIN RETURN NEW; END"}
 
@@ -270,11 +284,20 @@ _TABLES = ("app.full", "app.fresh")
 _COMPARISONS = (
     ("SELECT to_jsonb(t) FROM pg_class t WHERE oid = %s::regclass", _TABLES),
     ("SELECT to_jsonb(t) FROM pg_attribute t WHERE attnum > 0 AND attrelid = %s::regclass ORDER BY attnum", _TABLES),
-    ("SELECT jsonb_build_object('kind', contype) FROM pg_constraint WHERE conrelid = %s::regclass ORDER BY contype, conkey", _TABLES),
-    ("SELECT jsonb_build_object('options', reloptions) FROM pg_class JOIN pg_index ON indexrelid = oid WHERE indrelid = %s::regclass", _TABLES),
+    (
+        "SELECT jsonb_build_object('kind', contype) FROM pg_constraint WHERE conrelid = %s::regclass ORDER BY contype, conkey",
+        _TABLES,
+    ),
+    (
+        "SELECT jsonb_build_object('options', reloptions) FROM pg_class JOIN pg_index ON indexrelid = oid WHERE indrelid = %s::regclass",
+        _TABLES,
+    ),
     # No statement brings NULL back; infinity is how PostgreSQL says it.
-    ("SELECT to_jsonb(r) - 'rolname' || jsonb_build_object('rolvaliduntil', nullif(rolvaliduntil, 'infinity'))"
-     " FROM pg_roles r WHERE rolname = %s", ("lost", "fresh")),
+    (
+        "SELECT to_jsonb(r) - 'rolname' || jsonb_build_object('rolvaliduntil', nullif(rolvaliduntil, 'infinity'))"
+        " FROM pg_roles r WHERE rolname = %s",
+        ("lost", "fresh"),
+    ),
     ("SELECT jsonb_build_object('comment', shobj_description(%s::regrole, 'pg_authid'))", ("lost", "fresh")),
     ("SELECT jsonb_build_object('comment', obj_description(%s::regclass, 'pg_class'))", _TABLES),
 )
@@ -291,7 +314,10 @@ _ROWS = {"columns": {**_PLAIN_COLUMNS, "gone": {"type": "text"}}, "primary_key":
 
 @pytest.mark.parametrize(
     ("after", "address"),
-    [({}, "pg:main/app/kept"), ({"kept": {"columns": _PLAIN_COLUMNS, "primary_key": ["id"]}}, "pg:main/app/kept/column/gone")],
+    [
+        ({}, "pg:main/app/kept"),
+        ({"kept": {"columns": _PLAIN_COLUMNS, "primary_key": ["id"]}}, "pg:main/app/kept/column/gone"),
+    ],
     ids=["table", "column"],
 )
 def test_a_removal_says_how_many_rows_it_costs_and_needs_a_consent(
@@ -324,7 +350,9 @@ def test_the_commands_name_drift_and_mend_it(pg_database: dict[str, Any], tmp_pa
 
     assert run("drift").returncode == 0
     with psycopg.connect(**pg_database, autocommit=True) as session:
-        session.execute("ALTER TABLE app.kept ALTER n SET STATISTICS 7; CREATE RULE aside AS ON INSERT TO app.kept DO ALSO NOTHING")
+        session.execute(
+            "ALTER TABLE app.kept ALTER n SET STATISTICS 7; CREATE RULE aside AS ON INSERT TO app.kept DO ALSO NOTHING"
+        )
         told = run("drift")
         assert told.returncode == 2
         assert "pg:main/app/kept/column/n" in told.stdout

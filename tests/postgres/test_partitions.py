@@ -49,7 +49,6 @@ def test_months_are_counted_by_the_calendar() -> None:
     assert month.shift(_day(30), -11) == datetime(2025, 12, 30, tzinfo=UTC)
 
 
-@pytest.mark.req("A6.8")
 def test_a_new_set_begins_yesterday_and_goes_as_far_as_premake() -> None:
     days = list(wanted(Every(1, "day"), NOON, 7, start=None, retain=Every(30, "day"), oldest=None))
     assert days[0] == Range(_day(20), _day(21))
@@ -95,7 +94,6 @@ SET = {
 }
 
 
-@pytest.mark.req("A6.6", "A6.8")
 @pytest.mark.parametrize("every", ["1 hour", "1 day", "1 week", "1 month"])
 def test_nothing_changes_at_midnight_on_either_side_of_an_apply(every: str) -> None:
     settings = {**SET, "every": every}
@@ -269,7 +267,6 @@ def _label(case: Any) -> str:
     return str(case)[:50] if isinstance(case, str | dict | list) else ""
 
 
-@pytest.mark.req("B2.5")
 @pytest.mark.parametrize(("path", "value", "consents"), IN_USE, ids=_label)
 def test_every_option_of_a_set_in_use_goes_there_and_back(
     either: Bench, path: str, value: Any, consents: set[str]
@@ -311,7 +308,6 @@ CHANGED = [
 ]
 
 
-@pytest.mark.req("A6.9", "A6.11")
 @pytest.mark.parametrize(("path", "value", "steps", "consents"), CHANGED, ids=_label)
 def test_a_changed_policy_changes_only_the_members_it_must(
     either: Bench, path: str, value: Any, steps: list[str], consents: set[str]
@@ -352,7 +348,6 @@ def test_another_way_to_split_is_another_table_and_loses_its_rows(bench: Bench, 
         assert hazards(w.apply(spec)) == {f"data_loss:pg:main/a/{table}"}
 
 
-@pytest.mark.req("A6.6")
 def test_the_clock_alone_makes_partitions_and_never_drops_any(bench: Bench) -> None:
     with bench.spend() as w:
         for days, steps in ((-1, 0), (1, 0), (2, 2), (2, 0), (10, 9)):
@@ -362,7 +357,6 @@ def test_the_clock_alone_makes_partitions_and_never_drops_any(bench: Bench) -> N
         w.run("INSERT INTO a.e VALUES (2, '2026-12-04 12:00:00Z')")
 
 
-@pytest.mark.req("A6.6", "A6.8")
 def test_a_partition_that_is_missing_today_is_made_again(bench: Bench) -> None:
     with bench.spend() as w:
         w.run(
@@ -417,7 +411,6 @@ def _interrupt(w: World, statement: str, table: str) -> None:
         w.run("SET statement_timeout = 0")
 
 
-@pytest.mark.req("A6.12")
 def test_rows_of_today_and_tomorrow_go_in_and_come_back(pg16_database: Mapping[str, Any]) -> None:
     with world(pg16_database) as w:
         w.apply(BASE, ())

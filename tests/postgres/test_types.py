@@ -46,7 +46,6 @@ NAMES = {
 }
 
 
-@pytest.mark.req("A1.3")
 @pytest.mark.parametrize(("written", "shown"), NAMES.items())
 def test_a_built_in_type_is_shown_as_the_server_shows_it(written: str, shown: str, server: Any) -> None:
     assert types.canonical(written) == shown

@@ -65,21 +65,21 @@ class Bed:
         plan = self.plan()
         self.apply(plan, *consents.required(plan))
 
-    def run(self, statements: str) -> None:
-        with psycopg.connect(**self.database, autocommit=True) as connection:
-            connection.execute(statements.encode())
+    def fill(self, rows: str, messages: Mapping[str, int]) -> None:
+        """Run SQL, and publish so many messages to each subject."""
+        if rows:
+            with psycopg.connect(**self.database, autocommit=True) as connection:
+                connection.execute(rows.encode())
+        if messages:
+            with self._account() as session:
+                for subject in (subject for subject, number in messages.items() for _ in range(number)):
+                    session.run(session.link.send(subject, b"x"))
 
     def ask(self, query: str) -> Any:
         """The rows of a query; a bare value where there is just one."""
         with psycopg.connect(**self.database, autocommit=True) as connection:
             rows = [list(row) for row in connection.execute(query.encode())]
         return rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 else rows
-
-    def publish(self, messages: Mapping[str, int]) -> None:
-        with self._account() as session:
-            for subject, number in messages.items():
-                for _ in range(number):
-                    session.run(session.link.send(subject, b"x"))
 
     def stream(self, name: str) -> dict[str, Any]:
         """STREAM.INFO."""

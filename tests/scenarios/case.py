@@ -25,8 +25,9 @@ class Expect:
     ``steps`` is the plan from before to after, see ``shape``; ``consents`` all that it needs. ``rows`` counts
     tables and ``messages`` streams once it is done; ``answers`` maps queries to their rows (a bare value where
     there is one), ``config`` streams (``S``) and consumers (``S/C``) to options in the server's own words.
-    ``back`` holds the same for the way back, where something about it matters: without ``steps`` any plan
-    will do, without ``consents`` any may be needed. ``known_gap`` says what the product cannot do yet.
+    ``held`` counts streams before the plan is made: a mirror takes a moment to fill. ``back`` holds the same
+    for the way back where something about it matters; else any plan will do and any consent may be needed.
+    ``known_gap`` says what the product cannot do yet.
     """
 
     about: str
@@ -36,6 +37,7 @@ class Expect:
     messages: Mapping[str, int] = field(default_factory=dict)
     answers: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    held: Mapping[str, int] = field(default_factory=dict)
     back: Mapping[str, Any] = field(default_factory=dict)
     known_gap: str | None = None
     req: list[str] = field(default_factory=list)
@@ -47,11 +49,15 @@ _BACK = {"steps", "consents", "rows", "messages", "answers", "config"}
 
 @dataclass(frozen=True)
 class Case:
-    """One folder. ``rows`` is SQL, ``messages`` maps subjects to how many are published; both run after before."""
+    """One folder. ``rows`` is SQL, ``messages`` maps subjects to how many are published; both come after before.
+
+    ``back.yaml`` stands for before.yaml on the way back: a rename has to be said in each direction.
+    """
 
     name: str
     before: str
     after: str
+    back: str
     rows: str
     messages: Mapping[str, int]
     expect: Expect
@@ -66,10 +72,9 @@ class Case:
         return datetime.fromisoformat(self.expect.clock).astimezone(UTC)
 
     @property
-    def back(self) -> Expect | None:
-        """What is expected of the way back, where its plan is written down."""
-        found = self.expect.back
-        return Expect(about="the way back", **found) if "steps" in found else None
+    def expect_back(self) -> Expect | None:
+        """What is expected of the way back, where that is written down."""
+        return Expect(about="the way back", **self.expect.back) if self.expect.back else None
 
 
 def load(folder: Path) -> Case:
@@ -77,15 +82,13 @@ def load(folder: Path) -> Case:
     found = yaml.safe_load((folder / "expect.yaml").read_text())
     strange = found.keys() - {f.name for f in fields(Expect)} | (found.get("back") or {}).keys() - _BACK
     assert not strange, f"{folder.name}: unknown in expect.yaml: {sorted(strange)}"
-    rows, messages = folder / "rows.sql", folder / "messages.yaml"
-    return Case(
-        folder.name,
-        (folder / "before.yaml").read_text(),
-        (folder / "after.yaml").read_text(),
-        rows.read_text() if rows.exists() else "",
-        yaml.safe_load(messages.read_text()) if messages.exists() else {},
-        Expect(**found),
+    before, after, back, rows, messages = (
+        (folder / name).read_text() if (folder / name).exists() else ""
+        for name in ("before.yaml", "after.yaml", "back.yaml", "rows.sql", "messages.yaml")
     )
+    return Case(
+        folder.name, before, after, back or before, rows, yaml.safe_load(messages) or {}, Expect(**found)
+    )  # fmt: skip
 
 
 def cases() -> list[Case]:

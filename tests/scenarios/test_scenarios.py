@@ -59,18 +59,18 @@ def make_bed(
 def test_the_plan_leads_there_and_back_as_expected(case: Case, make_bed: Callable[[Case], Bed]) -> None:
     bed = make_bed(case)
     bed.bring(case.before)
-    if case.rows:
-        bed.run(case.rows)
-    bed.publish(case.messages)
     _nothing_is_left(bed)
+    bed.fill(case.rows, case.messages)
+    for stream, number in case.expect.held.items():
+        _holds(bed, stream, number)
     bed.declare(case.after)
     _go(bed, case.expect)
-    bed.declare(case.before)
-    if case.back is not None:
-        _go(bed, case.back)
-    else:
-        bed.bring(case.before)
+    if case.expect_back is None:
+        bed.bring(case.back)
         _nothing_is_left(bed)
+    else:
+        bed.declare(case.back)
+        _go(bed, case.expect_back)
 
 
 def _go(bed: Bed, expect: Expect) -> None:

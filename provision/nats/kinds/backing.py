@@ -209,7 +209,10 @@ class _Lowering:
             action = "update" if self.change.fields else "none"
         if action in ("delete", "replace", "rebuild"):
             drafts.append(self._drop())
-            gone = [a for a, c in self.context.changes.items() if c.action == "delete" and a.within(self.address)]
+            # Templates lie below a stream too, but in the contract, which takes care of them.
+            changes = self.context.changes
+            gone = [r.address for r in self.context.live.children(self.address, "consumer") if r.address in changes]
+            gone = [a for a in gone if changes[a].action == "delete"]
         if action in ("create", "replace", "rebuild"):
             drafts.extend(self._create())
         elif action == "update":
