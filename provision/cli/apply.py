@@ -32,14 +32,14 @@ def command(plan_file: Path | None, allow: tuple[str, ...], yes: bool) -> int:
         lacking = consents.missing(made, allow)
         if lacking:
             raise ConsentError(lacking)
-        if saved is None and made.is_empty and not made.adopt:
+        if saved is None and made.is_idle:
             return exits.DONE
         if saved is None and not made.is_empty and not yes and not _agreed():
             say("nothing was changed")
             return exits.FAILED
         progress = Progress(len(made.steps))
         try:
-            outcome = plane.apply(made, allowed=allow, progress=progress, is_saved=saved is not None)
+            outcome = plane.apply(made, allowed=allow, progress=progress)
         finally:
             progress.close()
     say(outcome.sentence)

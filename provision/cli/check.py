@@ -8,6 +8,7 @@ import click
 
 from provision.cli import exits
 from provision.cli.output import FORMAT, colored, options, say
+from provision.spec.errors import InputError
 
 
 @click.command("check", help="Report every mistake in the specs; with PATHS, only those in these files.")
@@ -19,6 +20,8 @@ def command(paths: tuple[Path, ...], compiled: bool, form: str) -> int:
     from provision.spec import render
 
     chosen = options()
+    if missing := [path for path in paths if not path.exists()]:
+        raise InputError(f"no such file: {missing[0]}", "Paths start at the current folder.")
     found = reconcile.check(
         chosen.specs, chosen.env, cache=chosen.cache, root=chosen.root, compiled=compiled, paths=paths, note=say
     )

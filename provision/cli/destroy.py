@@ -24,7 +24,7 @@ def command(allow: tuple[str, ...], yes: bool) -> int:
         lacking = consents.missing(made, allow)
         if lacking:
             raise ConsentError(lacking)
-        if made.is_empty:
+        if made.is_idle:
             return exits.DONE
         if not yes:
             if not is_attended():

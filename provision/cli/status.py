@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from provision.cli.output import FORMAT, options, say, show, show_json, table
@@ -23,5 +25,9 @@ def command(form: str) -> None:
     kinds = [(k["kind"], k["declared"], k["live"], k["owned"]) for k in found["kinds"]]
     show(table(kinds, ("kind", "declared", "live", "owned")))
     if found["runs"]:
-        runs = [(r["started_at"], r["status"], r["summary"]) for r in found["runs"]]
+        runs = [(r["started_at"], r["status"], _counts(r["summary"])) for r in found["runs"]]
         show("\n" + table(runs, ("run", "status", "summary")))
+
+
+def _counts(summary: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {action}" for action, count in sorted(summary.items()) if count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,10 +40,12 @@ class Step(Protocol):
     def made(self) -> tuple[str, ...]: ...
     @property
     def gone(self) -> tuple[str, ...]: ...
+    @property
+    def adopted(self) -> tuple[str, ...]: ...
 
 
 class Applier:
-    """Runs API steps of one target. ``adopted`` are addresses that existed before and are not ours.
+    """Runs API steps of one target.
 
     Steps that wait for none of the others go out together; the ledger hears of them before and after.
     """
@@ -55,18 +57,16 @@ class Applier:
         *,
         hook: Hook = lambda step, phase: None,
         settle_s: float = 60.0,
-        adopted: Iterable[str] = (),
     ) -> None:
         self.session = session
         self.ledger = ledger
         self.hook = hook
         self.settle_s = settle_s
-        self._adopted = frozenset(adopted)
 
     def run(self, steps: Sequence[Step]) -> None:
         """Do all steps. Raises a NatsError; what was done before it stays done and is recorded."""
         for wave in waves(steps):
-            self.ledger.intend([address for step in wave for address in step.made])
+            self.ledger.intend(_created(wave))
             done: list[Step] = []
             try:
                 self.session.run(self._send_all(wave, done))
@@ -101,12 +101,15 @@ class Applier:
             return
         for step in done:
             self.hook(step.id, "before_record")
-        made = [address for step in done for address in step.made]
         self.ledger.forget([address for step in done for address in step.gone])
-        self.ledger.record([a for a in made if a not in self._adopted], "created")
-        self.ledger.record([a for a in made if a in self._adopted], "adopted")
+        self.ledger.record(_created(done), "created")
+        self.ledger.record([address for step in done for address in step.adopted], "adopted")
         for step in done:
             self.hook(step.id, "done")
+
+
+def _created(steps: Sequence[Step]) -> list[str]:
+    return [address for step in steps for address in step.made if address not in step.adopted]
 
 
 def waves(steps: Sequence[Step]) -> list[list[Step]]:

@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -126,6 +127,13 @@ def _bucket_config(replicas: int) -> Json:
     return bucket.KIND.wire(BUCKET, settings)
 
 
+class Held(NamedTuple):
+    """The ledger of one plane. ``owned`` maps address to origin, ``intended`` were begun and not seen to end."""
+
+    owned: Mapping[str, str]
+    intended: frozenset[str]
+
+
 class Ledger:
     """Ledger, lock and contract store of one plane and environment (see ``provision.plan.protocols``)."""
 
@@ -137,15 +145,22 @@ class Ledger:
         self.holder = holder or f"pid {os.getpid()} on {socket.gethostname()}"
         self._scope = f"{plane}.{env}"
         self.lost = threading.Event()
+        self._good_until = float("inf")
 
     def prepare(self) -> None:
         """Nothing: the bucket comes into being with the first write."""
 
     # What is owned
 
+    def held(self) -> Held:
+        """What is owned, and what of it was begun and not seen to end."""
+        known = self._objects()[0]
+        intended = frozenset(address for address, entry in known.items() if entry["state"] == "intended")
+        return Held({address: entry["origin"] for address, entry in known.items()}, intended)
+
     def owned(self) -> Mapping[str, str]:
         """Every owned address with its origin; an object whose creation began counts."""
-        return {address: entry["origin"] for address, entry in self._objects()[0].items()}
+        return self.held().owned
 
     def intend(self, addresses: Iterable[str]) -> None:
         found = list(addresses)
@@ -170,10 +185,15 @@ class Ledger:
     # Runs
 
     def start_run(self, fingerprint: str) -> str:
-        """Note that an apply begins; gives the id of the run."""
+        """Note that an apply begins; gives the id of the run. Under the lock, any other that still runs was killed."""
         run = secrets.token_hex(8)
         entry = {"id": run, "status": "running", "fingerprint": fingerprint, "summary": {}}
-        self._update("runs", lambda known: {"runs": [entry, *known.get("runs", [])][:_KEPT_RUNS]})
+
+        def begin(known: Json) -> Json:
+            others = [r | {"status": "interrupted"} if r["status"] == "running" else r for r in known.get("runs", [])]
+            return {"runs": [entry, *others][:_KEPT_RUNS]}
+
+        self._update("runs", begin)
         return run
 
     def finish_run(self, run: str, status: str, summary: Mapping[str, Any]) -> None:
@@ -215,6 +235,7 @@ class Ledger:
 
         While it is held, every write of the ledger looks whether it still is. Raises LockHeld, LockLost.
         """
+        self._good_until = time.monotonic() + self.ttl_s
         self._revision = self._acquire()
         self.lost.clear()
         stop = threading.Event()
@@ -227,10 +248,11 @@ class Ledger:
             stop.set()
             renewal.join()
             self._release()
+            self._good_until = float("inf")
 
     def check(self) -> None:
-        """Raises LockLost when another apply took the lock over."""
-        if self.lost.is_set():
+        """Raises LockLost when another apply took the lock over, or could have: it was not renewed in time."""
+        if self.lost.is_set() or time.monotonic() > self._good_until:
             raise LockLost(
                 f"the lock of {self._scope} was lost while the plan was applied",
                 "Another apply may have begun; look at its result, then run the command again.",
@@ -259,8 +281,10 @@ class Ledger:
     def _renew_until(self, stop: threading.Event) -> None:
         value = _dump({"holder": self.holder, "ttl_s": self.ttl_s, "released": False})
         while not stop.wait(self.ttl_s / 3):
+            begun = time.monotonic()
             try:
                 self._revision = self.store.put(self._lock_key, value, expected=self._revision)
+                self._good_until = begun + self.ttl_s
             except Conflict:
                 self.lost.set()
                 return

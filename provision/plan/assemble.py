@@ -13,7 +13,7 @@ from provision.plan.lower import Scene, Work, lower
 from provision.plan.order import order
 from provision.plan.plan import Drift, Plan, Step, summarise
 from provision.plan.renames import move_renamed
-from provision.plan.scope import narrow
+from provision.plan.scope import covers, narrow
 from provision.spec.change import Change, Impact
 from provision.spec.ident import Address
 from provision.spec.kind import Kind, PlainKind
@@ -28,7 +28,8 @@ class Seen(NamedTuple):
     """What was read of the world: live records, the ledger's addresses, facts, and what no kind models.
 
     ``unmodelled`` lists (address, option, value) that the server shows and no field table knows;
-    ``intended`` are owned addresses whose creation was begun and not seen to end.
+    ``intended`` are owned addresses whose creation was begun and not seen to end, ``adopted`` those that the
+    plane did not create, ``foreign`` the ones that bear the mark of another plane by now.
     """
 
     live: Plane
@@ -36,6 +37,8 @@ class Seen(NamedTuple):
     facts: Known
     unmodelled: tuple[tuple[Address, str, Any], ...] = ()
     intended: Set[str] = frozenset()
+    adopted: Set[str] = frozenset()
+    foreign: Set[str] = frozenset()
 
 
 def assemble(
@@ -52,24 +55,28 @@ def assemble(
     them, and live text equal to them counts as equal: a deparsed expression may read back differently once
     more, so neither may stand in for the other. Raises ScopeError for an unknown ``only`` address.
     """
-    words = spelled or {}
+    words, within = spelled or {}, tuple(only)
+    owned = seen.owned - seen.foreign
     moved, origin, was, carrier = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
     wanted, live = settle(_recognised(desired, moved, words), moved, kinds, seen.facts, clock)
     difference = diff(
-        wanted, live, {*seen.owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
+        wanted, live, {*owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
         takes_children=lambda a: _takes_children(kinds, a),
     )  # fmt: skip
-    scoped = narrow(difference.changes, only, (*wanted.records, *live.records))
+    scoped = narrow(difference.changes, within, (*wanted.records, *live.records))
     wanted, scoped = _in_words(wanted, scoped, words)
 
     def impact(change: Change) -> Impact:
         return kinds[change.address.kind].impact(change, seen.facts[change.address[:2]])
 
     changes = close(scoped, wanted, live, impact)
-    carried = {new: (old, carrier[new]) for new, old in was.items() if str(old) in seen.owned}
-    works = order(lower(Scene(wanted, live, changes, seen.facts), kinds, difference.foreign, carried))
+    carried = {new: (old, carrier[new]) for new, old in was.items() if str(old) in owned}
+    adopted = frozenset(new for new, (old, _) in carried.items() if str(old) in seen.adopted)
+    works = order(lower(Scene(wanted, live, changes, seen.facts), kinds, difference.foreign, carried, adopted))
     steps = tuple(Step.from_work(work, after) for work, after in works)
-    addresses = touched(work for work, _ in works)
+    noted = (*map(str, difference.adopt), *_unconfirmed(wanted, live, changes, seen))
+    adopt = tuple(address for address in noted if covers(within, address))
+    addresses = tuple(sorted({*touched((work for work, _ in works), was), *adopt}))
     return Plan(
         plane=desired.name,
         env=desired.env,
@@ -77,9 +84,10 @@ def assemble(
         fingerprint=fingerprint(addresses, seen.live),
         touched=addresses,
         steps=steps,
-        adopt=(*map(str, difference.adopt), *_unconfirmed(wanted, live, changes, seen)),
+        adopt=adopt,
         drift=tuple(_drift(difference, seen, wanted)),
         summary=summarise(steps),
+        forget=tuple(address for address in _lost(wanted, seen) if covers(within, address)),
     )
 
 
@@ -150,6 +158,24 @@ def _unconfirmed(wanted: Plane, live: Plane, changes: Mapping[Address, Change], 
     return [text for a in found if (text := str(a)) in seen.intended]
 
 
+def _lost(wanted: Plane, seen: Seen) -> Iterable[str]:
+    """Owned addresses that lead nowhere: whoever makes an object there some day must not find it taken for ours.
+
+    Of a target that nobody looked at, nothing is known.
+    """
+    known = {str(a) for plane in (wanted, seen.live) for a in plane.records}
+    unseen = set(_unseen(seen))
+    for address in sorted(seen.owned):
+        if address in seen.foreign or not (address in known or address in unseen):
+            yield address
+
+
+def _unseen(seen: Seen) -> Iterable[str]:
+    """Owned addresses on targets that nobody looked at."""
+    looked_at = {f"{system}:{target}" for system, target in seen.facts}
+    return (address for address in sorted(seen.owned) if address.partition("/")[0] not in looked_at)
+
+
 def _is_plain(kind: Kind) -> bool:
     return getattr(type(kind), "settle", None) is PlainKind.settle
 
@@ -180,6 +206,8 @@ def _drift(difference: Diff, seen: Seen, desired: Plane) -> Iterable[Drift]:
     for address, option, value in seen.unmodelled:
         if address in desired:
             yield Drift(str(address), "unmodelled", {option: {"live": value, "declared": None}})
+    for text in _unseen(seen):
+        yield Drift(text, "unseen", {"target": {"live": text.partition("/")[0], "declared": None}})
 
 
 __all__ = ["Known", "Seen", "Work", "assemble", "settle"]

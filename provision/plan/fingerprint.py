@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from provision.plan.lower import Work
+from provision.spec.ident import Address
 from provision.spec.record import Plane
 
 
-def touched(works: Iterable[Work]) -> tuple[str, ...]:
-    """The addresses whose live configuration a plan relies on: what its steps change and what that references."""
+def touched(works: Iterable[Work], was: Mapping[Address, Address]) -> tuple[str, ...]:
+    """The addresses whose live configuration a plan relies on: what its steps change and what that references.
+
+    ``was`` gives the present address of what a rename moves.
+    """
     found: set[str] = set()
     for work in works:
         d = work.draft
         for address in (d.object, *d.makes, *d.destroys, *d.needs, *d.releases, *work.made, *work.gone):
-            found.add(str(address))
+            found |= {str(address), str(was.get(address, address))}
     return tuple(sorted(found))
 
 

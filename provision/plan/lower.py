@@ -27,13 +27,15 @@ class Scene(NamedTuple):
 class Work(NamedTuple):
     """A draft together with the changes it realises: what the ledger records when it is done.
 
-    ``alters`` says that dependents of the object must be out of the way while the draft runs.
+    ``alters`` says that dependents of the object must be out of the way while the draft runs; ``adopted`` are
+    those of ``made`` that somebody else created.
     """
 
     draft: Draft
     made: tuple[Address, ...]
     gone: tuple[Address, ...]
     alters: bool = False
+    adopted: tuple[Address, ...] = ()
 
 
 #: New address -> the one in the ledger, and the renamed object by whose rename it changes.
@@ -52,12 +54,13 @@ def lower(
     kinds: Mapping[str, Kind],
     foreign: frozenset[Address] = frozenset(),
     moved: Carried | None = None,
+    adopted: frozenset[Address] = frozenset(),
 ) -> list[Work]:
     """Give the drafts for all changes, unordered but in a stable sequence.
 
     Changes of declared kinds are absorbed by the contract's own change. ``foreign`` are changed objects
     that the plane does not own: their drafts need a consent. ``moved`` are the owned objects that
-    get another address with a renamed one.
+    get another address with a renamed one, ``adopted`` those of them that the plane did not create.
     """
     absorbed: dict[Address, Address] = {}
     works: list[Work] = []
@@ -74,7 +77,7 @@ def lower(
         alters = change.action in ("update", "rename") and (
             kinds[address.kind].impact(change, scene.facts(address)) == "alter"
         )
-        works.extend(_works(lowered, changes, foreign, moved or {}, alters))
+        works.extend(_works(lowered, changes, foreign, moved or {}, adopted, alters))
     missed = [a for a in changes if a not in absorbed and kinds[a.kind].nature == "live"]
     if missed:
         raise LoweringError(f"not absorbed: {', '.join(map(str, missed[:5]))}")
@@ -86,6 +89,7 @@ def _works(
     changes: Mapping[Address, Change],
     foreign: frozenset[Address],
     moved: Carried,
+    adopted: frozenset[Address],
     alters: bool,
 ) -> list[Work]:
     if not lowered.drafts:
@@ -98,7 +102,6 @@ def _works(
     own = set(lowered.absorbs)
     stranger = any(a in foreign for a in own)
     remade = any(d.destroys for d in lowered.drafts)
-    last = len(lowered.drafts) - 1
     works = []
     for index, draft in enumerate(lowered.drafts):
         needs, releases = _edges(draft, taken, remade, changes)
@@ -108,7 +111,9 @@ def _works(
             needs=tuple(dict.fromkeys((*draft.needs, *(a for a in needs if a not in own)))),
             releases=tuple(dict.fromkeys((*draft.releases, *(a for a in releases if a not in own)))),
         )
-        works.append(Work(enriched, made if index == last else (), gone if index == last else (), alters))
+        works.append(Work(enriched, (), (), alters))
+    theirs = tuple(a for a in made if a in foreign or a in adopted)
+    works[-1] = works[-1]._replace(made=made, gone=gone, adopted=theirs)
     return works
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,8 @@ class PlanFileError(InputError):
 class Step:
     """One action on one object, ready to run. ``object`` and addresses are text forms.
 
-    ``made`` and ``gone`` are the records that the ledger gains and loses when the step is done.
+    ``made`` and ``gone`` are the records that the ledger gains and loses when the step is done, ``adopted``
+    those of ``made`` that somebody else created.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Step:
     done_if: str | None
     made: tuple[str, ...]
     gone: tuple[str, ...]
+    adopted: tuple[str, ...] = ()
 
     @classmethod
     def from_work(cls, work: Work, after: tuple[str, ...]) -> Step:
@@ -66,12 +69,14 @@ class Step:
             done_if=d.done_if,
             made=tuple(map(str, work.made)),
             gone=tuple(map(str, work.gone)),
+            adopted=tuple(map(str, work.adopted)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A difference worth telling: ``change`` is changed, missing, unmanaged or unmodelled.
+    """A difference worth telling: ``change`` is changed, missing, undeclared, unmanaged, unmodelled, or unseen
+    (owned on a target that the environment does not declare).
 
     ``fields`` maps an option to its live and declared values.
     """
@@ -86,6 +91,7 @@ class Plan:
     """Ordered steps from the live plane to the desired one. ``as_of`` is RFC 3339 UTC.
 
     ``fingerprint`` covers the live configuration of ``touched``; apply refuses when it no longer fits.
+    ``forget`` are addresses in the ledger that lead nowhere any more.
     """
 
     plane: str
@@ -97,11 +103,18 @@ class Plan:
     adopt: tuple[str, ...] = ()
     drift: tuple[Drift, ...] = ()
     summary: Mapping[str, int] = field(default_factory=dict)
+    forget: tuple[str, ...] = ()
     version: int = VERSION
 
     @property
     def is_empty(self) -> bool:
+        """Whether no step is left to do."""
         return not self.steps
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether an apply would do nothing at all: no step, and nothing for the ledger to note."""
+        return not (self.steps or self.adopt or self.forget)
 
 
 def summarise(steps: Iterable[Step]) -> dict[str, int]:
@@ -114,7 +127,7 @@ def summarise(steps: Iterable[Step]) -> dict[str, int]:
 
 def to_json(plan: Plan, consents: Iterable[str]) -> dict[str, Any]:
     """Give the plan as JSON values (the ``plan --format json`` contract)."""
-    return {
+    data = {
         "version": plan.version,
         "plane": plan.plane,
         "env": plan.env,
@@ -123,10 +136,12 @@ def to_json(plan: Plan, consents: Iterable[str]) -> dict[str, Any]:
         "touched": list(plan.touched),
         "steps": [_step_json(s) for s in plan.steps],
         "adopt": list(plan.adopt),
+        "forget": list(plan.forget),
         "drift": [{"object": d.object, "change": d.change, "fields": dict(d.fields)} for d in plan.drift],
         "consents": list(consents),
         "summary": dict(plan.summary),
     }
+    return data | {"seal": _seal(data)}
 
 
 def from_json(data: Any) -> Plan:
@@ -135,6 +150,8 @@ def from_json(data: Any) -> Plan:
         raise PlanFileError("not a plan file; write one with: holdfast plan -o plan.json")
     if data.get("version") != VERSION:
         raise PlanFileError(f"plan version {data.get('version')} is not {VERSION}; make the plan again")
+    if data.get("seal") != _seal(data):
+        raise PlanFileError("the plan file was changed after it was made; make the plan again")
     try:
         return Plan(
             plane=data["plane"],
@@ -146,9 +163,16 @@ def from_json(data: Any) -> Plan:
             adopt=tuple(data["adopt"]),
             drift=tuple(Drift(d["object"], d["change"], d["fields"]) for d in data["drift"]),
             summary=data["summary"],
+            forget=tuple(data["forget"]),
         )
     except (KeyError, TypeError) as error:
         raise PlanFileError(f"damaged plan file ({error}); make the plan again") from error
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    """Hash everything else in the file: what was reviewed is what runs. It guards against edits, not against forgers."""
+    body = json.dumps({k: v for k, v in data.items() if k != "seal"}, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(body.encode()).hexdigest()}"
 
 
 def dumps(plan: Plan, consents: Iterable[str]) -> str:
@@ -174,6 +198,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "done_if": step.done_if,
         "made": list(step.made),
         "gone": list(step.gone),
+        "adopted": list(step.adopted),
     }
 
 
@@ -209,4 +234,5 @@ def _step(data: Mapping[str, Any]) -> Step:
         done_if=data["done_if"],
         made=tuple(data["made"]),
         gone=tuple(data["gone"]),
+        adopted=tuple(data["adopted"]),
     )

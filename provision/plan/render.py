@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from provision.plan.plan import Drift, Plan, Step
 from provision.spec.change import Hazard, Sql
 
-SIGNS = {"create": "+", "alter": "~", "drop": "-", "replace": "±", "rename": "→", "write": "~"}
+SIGNS = {
+    "create": "+", "alter": "~", "update": "~", "write": "~", "drop": "-", "delete": "-", "replace": "±", "rename": "→",
+}  # fmt: skip
 #: How many adopted or undeclared objects are listed before the rest is counted.
 _LISTED = 20
 
@@ -22,6 +24,7 @@ def text(plan: Plan, consents: Iterable[str], *, verbose: bool = False) -> str:
         if verbose:
             lines += [f"        {line}" for line in request_text(step).splitlines()]
     lines += _listing("Adopt (equal to its declaration, recorded by the next apply)", list(plan.adopt))
+    lines += _listing("Forget (in the ledger and gone, or another plane's)", list(plan.forget))
     lines += _listing("Drift", [drift_line(d) for d in plan.drift])
     wanted = list(consents)
     if wanted:

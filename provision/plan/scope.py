@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from provision.spec.change import Change
 from provision.spec.errors import InputError
@@ -11,6 +11,11 @@ from provision.spec.ident import Address
 
 class ScopeError(InputError):
     """An ``--only`` address that names nothing in the plane."""
+
+
+def covers(only: Collection[str], address: str) -> bool:
+    """Whether an address is one of ``only`` or lies below one; everything is covered where none is given."""
+    return not only or any(address == text or address.startswith(text + "/") for text in only)
 
 
 def narrow(changes: dict[Address, Change], only: Iterable[str], known: Iterable[Address]) -> dict[Address, Change]:
@@ -25,7 +30,7 @@ def narrow(changes: dict[Address, Change], only: Iterable[str], known: Iterable[
     for text in wanted:
         if text not in names and not any(n.startswith(text + "/") for n in names):
             raise ScopeError(f"no object {text} in this plane; `holdfast status` lists the addresses")
-    kept = {a for a in changes if any(str(a) == t or str(a).startswith(t + "/") for t in wanted)}
+    kept = {a for a in changes if covers(wanted, str(a))}
     todo = list(kept)
     while todo:
         record = changes[todo.pop()].record

@@ -140,7 +140,7 @@ class ContractKind(PlainKind):
         """One write, which takes care of every change of a declared kind."""
         declared = (a for a in context.changes if a.kind in DECLARED)
         name = change.address.name
-        has_nats = any(r.address.system == "nats" for plane in (context.desired, context.live) for r in plane)
+        has_nats = bool(change.record.settings["content"]["targets"]["nats"])
         content = None if change.after is None else change.after.settings["content"]
         removed = content is None
         draft = Draft(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -50,6 +50,8 @@ class Step(Protocol):
     def made(self) -> tuple[str, ...]: ...
     @property
     def gone(self) -> tuple[str, ...]: ...
+    @property
+    def adopted(self) -> tuple[str, ...]: ...
 
 
 _Step = TypeVar("_Step", bound=Step)
@@ -77,8 +79,8 @@ class Limits:
 class Applier:
     """Runs steps of one target in order. The session must be direct, in autocommit, and not in use elsewhere.
 
-    ``adopted`` are the addresses that existed before and are not ours: they are recorded so. Where the ledger
-    writes through the same session, its rows commit with the statement; elsewhere the intent goes ahead.
+    Where the ledger writes through the same session, its rows commit with the statement; elsewhere the intent
+    to create goes ahead.
     """
 
     def __init__(
@@ -89,14 +91,12 @@ class Applier:
         *,
         hook: Hook = lambda step, phase: None,
         limits: Limits = Limits(),
-        adopted: Iterable[str] = (),
     ) -> None:
         self.connection = connection
         self.ledger = ledger
         self.hook = hook
         self.limits = limits
         self._resolve = resolve
-        self._adopted = frozenset(adopted)
         self._together = limits.together
         self._shares_session = getattr(ledger, "connection", None) is connection
 
@@ -123,7 +123,7 @@ class Applier:
 
     def _transaction(self, batch: Sequence[Step]) -> None:
         if not self._shares_session:
-            self.ledger.intend(_made(batch))
+            self.ledger.intend(_created(batch))
         texts = [self._fill(step.request) for step in batch]
         with self._rolling_back():
             self._notify(batch, "before_send")
@@ -173,7 +173,7 @@ class Applier:
 
     def _outside(self, step: Step) -> None:
         if step.done_if is None or not self._holds(step.done_if):
-            self.ledger.intend(step.made)
+            self.ledger.intend(_created([step]))
             self._retrying(lambda: self._alone(step), step)
             if step.done_if is not None and not self._holds(step.done_if):
                 raise StatementFailed(step.id, "00000", "the statement ended without its effect", "Run it again.")
@@ -240,10 +240,9 @@ class Applier:
         return translate(refusal, step=step.id, role=self.connection.info.user)
 
     def _record(self, batch: Sequence[Step]) -> None:
-        made, gone = _made(batch), [a for s in batch for a in s.gone]
-        self.ledger.forget(gone)
-        self.ledger.record([a for a in made if a not in self._adopted], "created")
-        self.ledger.record([a for a in made if a in self._adopted], "adopted")
+        self.ledger.forget([a for step in batch for a in step.gone])
+        self.ledger.record(_created(batch), "created")
+        self.ledger.record([a for step in batch for a in step.adopted], "adopted")
 
     def _notify(self, batch: Sequence[Step], phase: str) -> None:
         for step in batch:
@@ -300,8 +299,8 @@ def batches(steps: Sequence[_Step], together: int) -> Iterator[Sequence[_Step]]:
         start = end
 
 
-def _made(batch: Sequence[Step]) -> list[str]:
-    return [address for step in batch for address in step.made]
+def _created(batch: Sequence[Step]) -> list[str]:
+    return [address for step in batch for address in step.made if address not in step.adopted]
 
 
 def _statement_at(statements: Sequence[str], position: int | None) -> int:

@@ -18,6 +18,8 @@ from provision.postgres.errors import (
     Unreachable,
 )
 from provision.postgres.sql import quote_ident
+from provision.spec import target as target_module
+from provision.spec.fields import FieldError
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,10 +49,7 @@ Resolve = Callable[[Mapping[str, str]], str]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One endpoint. ``host`` is a name, an address, or the folder of a socket; times are in their units.
-
-    ``sslmode`` None lets the form decide: verify-full where a CA is given.
-    """
+    """One endpoint. ``host`` is a name, an address, or the folder of a socket; times are in their units."""
 
     host: str
     port: int = 5432
@@ -76,18 +75,6 @@ class Settings:
         return replace(self, database=database)
 
 
-#: form -> host unless told, and sslmode without a CA. local: a socket or the loopback, nothing to protect.
-#: compose: a service name inside one host. kubernetes: the service's DNS name. cloud: always encrypted.
-FORMS: Mapping[str, tuple[str, str]] = {
-    "local": ("localhost", "disable"),
-    "compose": ("{service}", "prefer"),
-    "kubernetes": ("{service}.{namespace}.svc.cluster.local", "require"),
-    "cloud": ("", "require"),
-}
-_FORMLESS = ("", "prefer")
-_TLS = {"ca": "sslrootcert", "cert": "sslcert", "key": "sslkey", "mode": "sslmode"}
-
-
 def settings(
     target: Mapping[str, Any],
     resolve: Resolve,
@@ -101,38 +88,30 @@ def settings(
     The target's ``dsn`` comes first, over it the named entry of ``endpoints`` or its own host, then its other
     keys, then ``overrides`` (an embedded server's place and superuser). Raises ConfigurationError.
     """
-    form, sslmode = FORMS.get(target.get("form") or "", _FORMLESS)
-    if target.get("kind") == "embedded":
-        form, sslmode = FORMS["local"]
-    given = (
-        _from_dsn(target.get("dsn"), resolve),
-        _place(target, endpoint, resolve),
-        {key: target.get(key) for key in ("database", "user", "password", "mode")},
-        {_TLS[key]: value for key, value in (target.get("tls") or {}).items()},
-        overrides,
-    )
-    found = {key: _plain(value, resolve) for source in given for key, value in source.items() if value}
-    host = found.get("host") or form.format(
-        service=target.get("service") or "postgres", namespace=target.get("namespace") or "default"
-    )
-    if not host:
-        raise ConfigurationError("the target has no host", "Give dsn, host, or endpoints.primary.")
-    ca = found.get("sslrootcert")
-    habit = "disable" if host.startswith("/") else "verify-full" if ca else sslmode
-    timeout_ns = target.get("connect_timeout")
+    own = {key: _plain(target.get(key), resolve) for key in ("database", "user", "password")}
+    try:
+        place = _place(target_module.endpoint(target, endpoint), resolve)
+        given = (_from_dsn(target.get("dsn"), resolve), place, own, overrides)
+        found = {key: value for source in given for key, value in source.items() if value}
+        tls = {key: _plain(value, resolve) for key, value in (target.get("tls") or {}).items()}
+        reached = target_module.reach({**target, "tls": tls}, found)
+    except FieldError as error:
+        raise ConfigurationError(str(error), error.help) from None
+    except ValueError:
+        raise ConfigurationError("the target's port is not one number", "Give one primary endpoint.") from None
     return Settings(
-        host=host,
-        port=_number(found, "port", 5432),
+        host=reached.host,
+        port=reached.port,
         database=found.get("database") or found.get("dbname") or "postgres",
         user=found.get("user"),
         password=found.get("password"),
-        sslmode=found.get("sslmode") or habit,
-        sslrootcert=ca,
-        sslcert=found.get("sslcert"),
-        sslkey=found.get("sslkey"),
-        connect_timeout_s=max(1, timeout_ns // 1_000_000_000) if timeout_ns else 10,
+        sslmode=reached.tls["sslmode"],
+        sslrootcert=reached.tls.get("sslrootcert"),
+        sslcert=reached.tls.get("sslcert"),
+        sslkey=reached.tls.get("sslkey"),
+        connect_timeout_s=reached.connect_timeout_s,
         application_name=application_name,
-        pooled=found.get("mode") == "pooled",
+        pooled=target.get("mode") == "pooled",
     )
 
 
@@ -140,29 +119,12 @@ def _plain(value: Any, resolve: Resolve) -> Any:
     return resolve(value) if isinstance(value, Mapping) else value
 
 
-def _number(found: Mapping[str, Any], key: str, default: int) -> int:
-    try:
-        return int(found.get(key) or default)
-    except ValueError:
-        raise ConfigurationError(f"the target's {key} is not one number", "Give one primary endpoint.") from None
-
-
-def _place(target: Mapping[str, Any], endpoint: str, resolve: Resolve) -> Mapping[str, Any]:
-    """Host and port of an endpoint: a mapping of both, ``host:port``, or a reference to that or to a DSN."""
-    endpoints = target.get("endpoints") or {}
-    if endpoint not in endpoints:
-        if endpoint != "primary":
-            known = ", ".join(["primary", *endpoints])
-            raise ConfigurationError(f"the target has no endpoint {endpoint}", f"It has: {known}.")
-        return {"host": target.get("host"), "port": target.get("port")}
-    found = endpoints[endpoint]
-    if isinstance(found, Mapping) and "host" in found:
+def _place(found: Mapping[str, Any], resolve: Resolve) -> Mapping[str, Any]:
+    """Host and port of an endpoint; what a reference leads to is ``host:port`` or a DSN."""
+    if "host" in found:
         return found
-    text = _plain(found, resolve)
-    if "=" in text or "//" in text:
-        return _from_dsn(text, resolve)
-    host, _, port = text.rpartition(":") if re.search(r":\d+$", text) else (text, "", "")
-    return {"host": host.strip("[]"), "port": port}
+    text = resolve(found)
+    return _from_dsn(text, resolve) if "=" in text or "//" in text else target_module.place_of(text)
 
 
 def _from_dsn(dsn: Any, resolve: Resolve) -> Mapping[str, Any]:
@@ -183,14 +145,13 @@ def _from_dsn(dsn: Any, resolve: Resolve) -> Mapping[str, Any]:
 def keywords(settings: Settings) -> dict[str, str]:
     """The libpq keywords of a connection; statement_timeout is none of them and travels in ``options``."""
     session = {**SESSION, "statement_timeout": f"{settings.statement_timeout_ms}ms"}
-    options = " ".join(f"-c {key}={_escape(value)}" for key, value in session.items())
     found = {
         "host": settings.host,
         "port": str(settings.port),
         "dbname": settings.database,
         "connect_timeout": str(settings.connect_timeout_s),
         "application_name": settings.application_name,
-        "options": options,
+        "options": target_module.start_options(session),
     }
     extra = {
         "user": settings.user,
@@ -201,10 +162,6 @@ def keywords(settings: Settings) -> dict[str, str]:
         "sslkey": settings.sslkey,
     }
     return found | {key: value for key, value in extra.items() if value}
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def connect(settings: Settings) -> Connection:

@@ -172,7 +172,12 @@ class PostgresLedger:
             )
 
     def start_run(self, fingerprint: str) -> str:
-        """Note that an apply begins; gives the id of the run."""
+        """Note that an apply begins; gives the id of the run. Under the lock, any other that still runs was killed."""
+        self._execute(
+            "UPDATE holdfast.runs SET status = 'interrupted', finished_at = now()"
+            " WHERE plane = %s AND env = %s AND status = 'running'",
+            [self.plane, self.env],
+        )
         rows = self._execute(
             "INSERT INTO holdfast.runs (plane, env, status, fingerprint) VALUES (%s, %s, 'running', %s) RETURNING id",
             [self.plane, self.env, fingerprint],

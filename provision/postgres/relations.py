@@ -35,8 +35,10 @@ def _columns(major: int) -> str:
                CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage END, a.attcompression,
                CASE WHEN a.attstattarget >= 0 THEN a.attstattarget END, a.attoptions::text, d.description,
                CASE WHEN a.attidentity <> '' THEN
-                 (SELECT json_build_object('start', s.seqstart, 'increment', s.seqincrement, 'min', s.seqmin,
-                                           'max', s.seqmax, 'cache', s.seqcache, 'cycle', s.seqcycle)::text
+                 (SELECT json_strip_nulls(json_build_object(
+                           'start', s.seqstart, 'increment', s.seqincrement, 'min', s.seqmin, 'max', s.seqmax,
+                           'cache', s.seqcache, 'cycle', s.seqcycle,
+                           'type', CASE WHEN s.seqtypid <> a.atttypid THEN format_type(s.seqtypid, NULL) END))::text
                     FROM pg_depend e JOIN pg_sequence s ON s.seqrelid = e.objid
                    WHERE e.refclassid = 'pg_class'::regclass AND e.refobjid = a.attrelid
                      AND e.refobjsubid = a.attnum AND e.classid = 'pg_class'::regclass AND e.deptype = 'i') END,

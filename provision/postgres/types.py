@@ -55,6 +55,7 @@ BUILT_IN = frozenset(
 _SERIALS = {"serial": "integer", "serial4": "integer", "bigserial": "bigint", "serial8": "bigint"}
 _SERIALS |= {"smallserial": "smallint", "serial2": "smallint"}
 #: Types whose bare form means length 1 (PostgreSQL docs, 8.3 and 8.10).
+_NUMBERS = re.compile(r"\s*-?\d+\s*(,\s*-?\d+\s*)?")
 _LENGTH_ONE = frozenset(("character", "bit"))
 _ZONED = re.compile(r"^(time|timestamp)(tz)?\s*(?:\(\s*(\d+)\s*\))?(?:\s+(with|without)\s+time\s+zone)?$")
 _INTERVAL = re.compile(
@@ -173,6 +174,8 @@ def _built_in(word: str, modifiers: str | None, text: str, *, named: bool) -> Ty
         )
     if modifiers is None and name in _LENGTH_ONE:
         return TypeName(None, name, "1")
+    if name in BUILT_IN and modifiers is not None and not _NUMBERS.fullmatch(modifiers):
+        raise FieldError(f"not a type: {text!r}", help=f"In the brackets after {word} stand whole numbers.")
     if name == "numeric" and modifiers is not None and "," not in modifiers:
         return TypeName(None, name, f"{modifiers.strip()},0")
     return TypeName(None, name, _compact(modifiers))

@@ -6,6 +6,7 @@ holds a materialized view. Only those of declared objects are told.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from provision.postgres.catalog import SYSTEM_SCHEMAS, Catalog, Query
@@ -42,13 +43,6 @@ def _sql(major: int) -> str:
           JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
          WHERE c.relkind = 'v' AND {SYSTEM_SCHEMAS}
         UNION ALL
-        SELECT 'relation', c.oid::text, 'type of the sequence of ' || a.attname, s.seqtypid::regtype::text
-          FROM pg_sequence s
-          JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.deptype = 'i'
-          JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.atttypid <> s.seqtypid
-          JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE d.refclassid = 'pg_class'::regclass AND {SYSTEM_SCHEMAS}
-        UNION ALL
         SELECT 'relation', c.oid::text, 'constraint ' || k.conname, pg_get_constraintdef(k.oid)
           FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE k.contype = 'x' AND k.conparentid = 0 AND {SYSTEM_SCHEMAS}
@@ -60,9 +54,8 @@ def _sql(major: int) -> str:
         SELECT 'schema', n.nspname, c.relkind::text || ' ' || c.relname, ''
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('m', 'f', 'S') AND NOT c.relispartition AND {SYSTEM_SCHEMAS}
-           AND {_no_member("pg_class", "c.oid")}
-           AND NOT EXISTS (SELECT FROM pg_depend i WHERE i.classid = 'pg_class'::regclass AND i.objid = c.oid
-                              AND i.deptype = 'i')
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                              AND d.deptype IN ('e', 'i'))
         UNION ALL
         SELECT 'schema', n.nspname, CASE t.typtype WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END
                                     || ' type ' || t.typname, ''
@@ -89,6 +82,7 @@ QUERY = Query("unmodelled", _sql)
 
 def findings(catalog: Catalog) -> Iterator[tuple[Address, str, str]]:
     """Give (object, what stands there, its definition)."""
+    yield from _sequences(catalog)
     for kind, key, what, text in catalog.rows(QUERY.name):
         word, _, name = str(what).partition(" ")
         shown = f"{_RELATIONS.get(word, word)} {name}"
@@ -98,3 +92,12 @@ def findings(catalog: Catalog) -> Iterator[tuple[Address, str, str]]:
             yield role_address(catalog.target, str(key)), shown, str(text)
         elif (address := catalog.relation_address(str(key))) is not None:
             yield address, shown, str(text)
+
+
+def _sequences(catalog: Catalog) -> Iterator[tuple[Address, str, str]]:
+    """Sequences of identity columns that count in another type than the column has."""
+    for row in catalog.rows("columns"):
+        strange = json.loads(row[16]).get("type") if row[16] is not None else None
+        address = catalog.relation_address(str(row[0])) if strange is not None else None
+        if address is not None:
+            yield address, f"type of the sequence of {row[2]}", str(strange)

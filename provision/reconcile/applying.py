@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from provision.plan.plan import Plan, Step
@@ -34,14 +34,11 @@ class Outcome(NamedTuple):
 class Executor:
     """Runs steps against the targets of one plane."""
 
-    def __init__(
-        self, targets: Targets, ledger: Ledger, store: Any, hook: Hook, adopted: Collection[str]
-    ) -> None:
+    def __init__(self, targets: Targets, ledger: Ledger, store: Any, hook: Hook) -> None:
         self.targets = targets
         self.ledger = ledger
         self.store = store
         self.hook = hook
-        self.adopted = adopted
 
     def run(self, plan: Plan) -> Outcome:
         """Do every step, then record what is adopted. Raises the typed error of the step that failed."""
@@ -61,21 +58,21 @@ class Executor:
         from provision.postgres.apply import Applier
 
         connection = self.targets.postgres(steps[0].target)
-        Applier(connection, self.ledger, self.targets.resolve, hook=self.hook, adopted=self.adopted).run(steps)
+        Applier(connection, self.ledger, self.targets.resolve, hook=self.hook).run(steps)
 
     def _nats(self, steps: Sequence[Step]) -> None:
         from provision.nats.apply import Applier
 
         session = self.targets.nats(steps[0].target)
-        Applier(session, self.ledger, hook=self.hook, adopted=self.adopted).run(steps)
+        Applier(session, self.ledger, hook=self.hook).run(steps)
 
     def _contract(self, step: Step) -> None:
         """The contract's own request goes to where contracts are kept: the account's bucket, or our schema."""
         self.hook(step.id, "before_send")
-        if isinstance(step.request, Sql):
-            self.store.perform(step.request.text)
-        elif step.object in step.gone:
+        if step.object in step.gone:
             self.store.drop_contract()
+        elif isinstance(step.request, Sql):
+            self.store.perform(step.request.text)
         else:
             self.store.write(step.request.body)
         self.hook(step.id, "after_send")

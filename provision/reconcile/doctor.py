@@ -53,7 +53,7 @@ def _postgres(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
     from provision.postgres.observe import observe
 
     env = workspace.document.env or ""
-    for number, name in enumerate(n for s, n in workspace.used if s == "pg"):
+    for number, name in enumerate(targets.names("pg")):
         subject = f"postgres {name}"
         secrets_ = {role: ref for role, ref in workspace.passwords.get(name, {}).items() if targets.is_set(ref)}
         try:
@@ -81,7 +81,7 @@ def _nats(workspace: Workspace, targets: Targets) -> Iterator[Finding]:
     from provision.nats.observe import facts as look
 
     kinds = registry.kinds()
-    for name in [n for s, n in workspace.used if s == "nats"]:
+    for name in targets.names("nats"):
         subject = f"nats {name}"
         try:
             facts = look(targets.nats(name), name)

@@ -41,7 +41,7 @@ def import_plane(
     given = postgres is not None or nats is not None
     origin = connecting.given(postgres, nats, env, note) if given else connecting.declared(specs, env, note)
     with origin:
-        world = observe(origin.targets, origin.plane, env, tuple(origin.targets.targets), {})
+        world = observe(origin.targets, origin.plane, env, {})
         left_out = list(_unmodelled(world, schemas, streams))
     now = clock or datetime.now(UTC)
     choice = selecting.select(world, schemas, streams)

@@ -57,7 +57,7 @@ class OpenPlane:
     def observe(self) -> World:
         """Look at every server that the plane uses. Raises UnreachableError and its kin."""
         known = self.workspace
-        return observe(self.targets, self.name, self.env, known.used, known.passwords, known.queries)
+        return observe(self.targets, self.name, self.env, known.passwords, known.queries)
 
     def plan(self, *, clock: datetime, only: Iterable[str] = ()) -> Plan:
         """Make the plan from live to desired. Nothing is changed anywhere.
@@ -90,7 +90,7 @@ class OpenPlane:
 
         world = self.observe()
         plan = assemble(Plane([], name=self.name, env=self.env), world.seen, registry.kinds(), clock)
-        adopted = {a for a, origin in world.owned.items() if origin == "adopted"}
+        adopted = world.adopted
         return self._counted(replace(plan, steps=tuple(_guarded(s, adopted) for s in plan.steps), drift=()))
 
     def desired(self, world: World) -> Plane:
@@ -110,7 +110,7 @@ class OpenPlane:
 
     def apply(
         self, plan: Plan, *, allowed: Collection[str] = (), progress: Progress = lambda text: None,
-        hook: Hook = lambda step, phase: None, is_saved: bool = True,
+        hook: Hook = lambda step, phase: None,
     ) -> Outcome:  # fmt: skip
         """Do the steps under the plane's lock. Raises ConsentError, StalePlanError, LockHeld, or a step's error.
 
@@ -126,13 +126,13 @@ class OpenPlane:
             raise InputError(f"the plan is for {plan.plane} in {plan.env}, the specs for {self.name} in {self.env}",
                              "Give the specs and the environment that the plan was made with.")  # fmt: skip
         ledger = self._ledger()
-        if plan.is_empty and not plan.adopt:
+        if plan.is_idle:
             return Outcome(0, 0)
         ledger.prepare()
         with ledger.hold():
-            world = self._refuse_stale(plan)
+            self._refuse_stale(plan)
             self._resolve_secrets(plan)
-            ledger.forget(_vanished(plan, world))
+            ledger.forget(plan.forget)
             summaries = {s.id: s.summary for s in plan.steps}
 
             def both(step: str, phase: str) -> None:
@@ -140,8 +140,7 @@ class OpenPlane:
                 if phase == "done":
                     progress(summaries[step])
 
-            adopted = {a for s in plan.steps if any(h.kind == "adopt" for h in s.hazards) for a in s.made}
-            outcome = self._run(plan, Executor(self.targets, ledger, self._store(ledger), both, adopted), ledger)
+            outcome = self._run(plan, Executor(self.targets, ledger, self._store(ledger), both), ledger)
         self._render()
         return outcome
 
@@ -164,7 +163,7 @@ class OpenPlane:
             ],
             "kinds": [{"kind": kind, **{k: str(v) for k, v in row.items()}} for kind, row in sorted(rows.items())],
             "runs": [
-                {"started_at": str(r["started_at"]), "status": r["status"], "summary": str(r["summary"])}
+                {"started_at": str(r["started_at"]), "status": r["status"], "summary": r["summary"]}
                 for r in self._ledger().runs()
             ],
         }
@@ -196,14 +195,13 @@ class OpenPlane:
         except (OperationError, OSError):
             self.note("the run could not be marked as failed: the ledger does not answer")
 
-    def _refuse_stale(self, plan: Plan) -> World:
+    def _refuse_stale(self, plan: Plan) -> None:
         from provision.plan.fingerprint import fingerprint
 
         world = self.observe()
         if fingerprint(plan.touched, world.live) != plan.fingerprint:
             raise StalePlanError("the live plane has changed since this plan was made; nothing was done",
                                  "Make the plan again: holdfast plan")  # fmt: skip
-        return world
 
     def _resolve_secrets(self, plan: Plan) -> None:
         """Find every secret before the first step, so that a missing one stops nothing half-way."""
@@ -226,8 +224,7 @@ class OpenPlane:
         return replace(step, hazards=hazards)
 
     def _ledger(self) -> Any:
-        databases = [n for n in self.targets.names("pg") if ("pg", n) in self.workspace.used]
-        if databases:
+        if databases := self.targets.names("pg"):
             from provision.postgres.ledger import PostgresLedger
 
             return PostgresLedger(self.targets.postgres(databases[0]), self.name, self.env)
@@ -235,29 +232,17 @@ class OpenPlane:
 
     def _store(self, ledger: Any) -> Any:
         """Where the contract lives: in NATS, so that the runtime needs one address only; else beside the ledger."""
-        if any(system == "nats" for system, _ in self.workspace.used):
-            return self._nats_ledger()
-        return ledger
+        return self._nats_ledger() if self.targets.names("nats") else ledger
 
     def _nats_ledger(self) -> Any:
         from provision.nats.ledger import Ledger
 
-        accounts = [n for n in self.targets.names("nats") if ("nats", n) in self.workspace.used]
-        if not accounts:
-            raise InputError("the plane uses no target", "Declare targets in environments/, and objects that use them.")
-        return Ledger(self.targets.nats(accounts[0]), self.name, self.env)
+        return Ledger(self.targets.nats(self.targets.names("nats")[0]), self.name, self.env)
 
     def _place(self, system: str, target: str) -> str:
         if system == "pg":
             return self.targets.postgres_settings(target).place
         return self.targets.nats_settings(target).place
-
-
-def _vanished(plan: Plan, world: World) -> list[str]:
-    """Addresses in the ledger whose objects are gone and that the plan does not make again."""
-    present = {str(address) for address in world.live.records}
-    coming = {address for step in plan.steps for address in step.made}
-    return [address for address in world.owned if address not in present and address not in coming]
 
 
 def _guarded(step: Step, adopted: Collection[str]) -> Step:

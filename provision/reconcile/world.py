@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from provision.reconcile.targets import Targets
+from provision.spec.errors import InputError
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record
 
 if TYPE_CHECKING:
+    from provision.nats.ledger import Held as NatsHeld
     from provision.nats.observe import Observation
     from provision.plan.assemble import Seen
-    from provision.postgres.catalog import Query
+    from provision.postgres.catalog import Catalog, Query
     from provision.postgres.ledger import Held
     from provision.postgres.observe import Snapshot
 
@@ -45,6 +47,11 @@ class World:
         """Every address in the ledger with its origin."""
         return self._ledger()
 
+    @property
+    def adopted(self) -> frozenset[str]:
+        """The owned addresses whose objects the plane did not create."""
+        return frozenset(address for address, origin in self.owned.items() if origin == "adopted")
+
     @cached_property
     def stored(self) -> Mapping[str, Any] | None:
         """The stored contract."""
@@ -62,7 +69,7 @@ class World:
         for name, observation in sorted(self.observations.items()):
             found.update(f"nats {name} ".encode() + observation.raw_digest)
         if not self.snapshots:
-            found.update(json.dumps(sorted(self.owned.items())).encode())
+            found.update(json.dumps([sorted(self.owned.items()), sorted(self._intended())]).encode())
         if self.observations:
             found.update(json.dumps(self.stored, sort_keys=True).encode())
         return found.hexdigest()
@@ -85,10 +92,11 @@ class World:
         from provision.postgres import unmodelled as strange
 
         unmodelled = (
-            *(found for s in self.snapshots.values() for found in strange.findings(s.catalog)),
+            *(found for catalog in self._catalogs for found in strange.findings(catalog)),
             *(found for o in self.observations.values() for found in o.unmodelled),
         )
-        return Seen(self.live, self.owned.keys(), self.facts, unmodelled, self._intended())
+        foreign = {str(address) for address in self.foreign}
+        return Seen(self.live, self.owned.keys(), self.facts, unmodelled, self._intended(), self.adopted, foreign)
 
     @property
     def foreign(self) -> dict[Address, str]:
@@ -97,6 +105,11 @@ class World:
         for observation in self.observations.values():
             found |= {a: plane for a, plane in observation.foreign.items() if plane != self.plane}
         return found
+
+    @cached_property
+    def _catalogs(self) -> list[Catalog]:
+        """The raw catalogs, each parsed once."""
+        return [snapshot.catalog for snapshot in self.snapshots.values()]
 
     def _with_marks(self, observation: Observation) -> Facts:
         """Facts with the objects that this plane created and that no longer say so. What was adopted never did."""
@@ -107,8 +120,7 @@ class World:
         from provision import registry
         from provision.pools import contract
 
-        for snapshot in self.snapshots.values():
-            catalog = snapshot.catalog
+        for catalog in self._catalogs:
             for module in registry.postgres_modules():
                 yield from module.decode(catalog)
         for observation in self.observations.values():
@@ -118,17 +130,19 @@ class World:
 
 
 def observe(
-    targets: Targets, plane: str, env: str, used: Sequence[tuple[str, str]],
-    passwords: Mapping[str, Mapping[str, Any]], queries: Sequence[Query] | None = None,
+    targets: Targets, plane: str, env: str, passwords: Mapping[str, Mapping[str, Any]],
+    queries: Sequence[Query] | None = None,
 ) -> World:  # fmt: skip
-    """Look at every used target, databases and NATS accounts side by side.
+    """Look at every declared target, databases and NATS accounts side by side.
 
+    A target that no object of the specs lives on any more may hold objects that have to go.
     ``passwords`` maps a Postgres target to {role: secret reference}, ``queries`` are those of all kinds where
     the caller knows them already.
-    Raises the typed error of the first server that cannot be read.
+    Raises the typed error of the first server that cannot be read, InputError without any target.
     """
-    postgres = [name for name in targets.names("pg") if ("pg", name) in used]
-    nats = [name for name in targets.names("nats") if ("nats", name) in used]
+    postgres, nats = targets.names("pg"), targets.names("nats")
+    if not (postgres or nats):
+        raise InputError(f"environment {env} declares no targets", f"Declare them in environments/{env}.yaml.")
 
     def look(name: str) -> Snapshot:
         held = _ledger_queries(plane, env) if name == postgres[0] else ()
@@ -139,11 +153,15 @@ def observe(
         snapshots = {name: look(name) for name in postgres}
         answers = {name: future.result() for name, future in pending.items()}
     observations = {name: observation for name, (observation, _, _) in answers.items()}
-    stored = next((content for _, content, _ in answers.values() if content is not None), None)
+    # Ledger and contract are where they are written: in the first target.
+    stored = answers[nats[0]][1] if nats else None
     if not postgres:
-        owned = next((owned for _, _, owned in answers.values()), {})
-        return World(plane, env, snapshots, observations, lambda: owned, lambda: stored)
+        noted = answers[nats[0]][2]
+        return World(
+            plane, env, snapshots, observations, lambda: noted.owned, lambda: stored, lambda: noted.intended
+        )
 
+    @cache
     def held() -> Held:
         from provision.postgres.ledger import decode
 
@@ -178,7 +196,7 @@ def _observe_postgres(
 
 def _observe_nats(
     targets: Targets, name: str, plane: str, env: str
-) -> tuple[Observation, Mapping[str, Any] | None, Mapping[str, str]]:
+) -> tuple[Observation, Mapping[str, Any] | None, NatsHeld]:
     from provision.nats.ledger import Ledger
     from provision.nats.observe import observe as look
 
@@ -187,4 +205,4 @@ def _observe_nats(
     observation = look(session, name, plane=plane)
     if hosts := targets.nats_hosts(name):
         observation = observation.knowing(hosts)
-    return observation, store.read(), store.owned()
+    return observation, store.read(), store.held()

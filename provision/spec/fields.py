@@ -45,8 +45,17 @@ def _guard(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 BOOL = Type({"type": "boolean"})
 STRING = Type({"type": "string"})
+
+
+def closed_sql(text: str) -> str:
+    """SQL that other SQL may follow: a comment in its last line ends with a line of its own."""
+    return f"{text}\n" if "--" in text.rpartition("\n")[2] else text
+
+
 #: SQL text, inline; ``file:`` bodies are resolved to text before records are read.
-SQL = Type({"type": "string", "minLength": 1})
+SQL = Type({"type": "string", "minLength": 1}, closed_sql)
+#: The same, kept letter by letter.
+VERBATIM = Type({"type": "string", "minLength": 1})
 #: ``30s``, ``1.5h``, ``30d`` -> integer nanoseconds; 0 means none.
 DURATION = Type(
     {"anyOf": [{"type": "string", "pattern": units.DURATION_PATTERN}, {"const": 0}]}, _guard(units.duration_ns)
@@ -76,13 +85,13 @@ TIME = Type({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(
 
 
 def integer(minimum: int | None = None, maximum: int | None = None) -> Type:
-    """An integer within inclusive bounds."""
+    """An integer within inclusive bounds. JSON Schema counts 1e3 among them, as a server's decoder does not."""
     schema: Json = {"type": "integer"}
     if minimum is not None:
         schema["minimum"] = minimum
     if maximum is not None:
         schema["maximum"] = maximum
-    return Type(schema)
+    return Type(schema, int)
 
 
 def number(minimum: float | None = None, maximum: float | None = None) -> Type:

@@ -92,9 +92,9 @@ class Source:
 
         Exact for single-line and literal (``|``) text; elsewhere the start of the value.
         """
+        pointer, value = self._reach(pointer)
         start = self.locate(pointer)
         line = self.line(start.line)[start.column - 1 :]
-        value = self.value(pointer)
         if not isinstance(value, str):
             return start
         if line.startswith("|") and _BLOCK_SCALAR.match(line):
@@ -133,6 +133,18 @@ class Source:
         for step in pointer:
             node = node[step]
         return node
+
+    def _reach(self, pointer: Pointer) -> tuple[Pointer, Any]:
+        """The pointer as far as it leads, and what is there: the short form of an option lacks the last steps."""
+        node: Any = self.root
+        for index, step in enumerate(pointer):
+            if not isinstance(node, (dict, list)):
+                return pointer[:index], node
+            try:
+                node = node[step]  # type: ignore[index]  # another kind of step leads nowhere
+            except (LookupError, TypeError):
+                return pointer, None
+        return pointer, node
 
     @cached_property
     def _line_starts(self) -> list[int]:

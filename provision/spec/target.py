@@ -75,7 +75,8 @@ _URL = text(r"^(nats|tls|ws|wss)://\S+$")
 _URLS = any_of(_URL, list_of(_URL, min_items=1), SECRET, parse=_urls)
 
 
-def _endpoint(value: Any) -> dict[str, Any]:
+def place_of(value: Any) -> dict[str, Any]:
+    """Read ``host:port`` or {host, port}; a reference stays one."""
     if isinstance(value, str):
         host, _, port = value.rpartition(":") if re.search(r":\d+$", value) else (value, "", "5432")
         return {"host": host.strip("[]"), "port": int(port)}
@@ -93,7 +94,7 @@ _ENDPOINT_OBJECT = FieldTable(
     _field("port", integer(1, 65535), "TCP port.", default=5432),
 )
 #: ``host:port``, {host, port}, or a reference to text of the first form.
-ENDPOINT = any_of(text(rf"^({_HOST})(:\d{{1,5}})?$"), object_of(_ENDPOINT_OBJECT), SECRET, parse=_endpoint)
+ENDPOINT = any_of(text(rf"^({_HOST})(:\d{{1,5}})?$"), object_of(_ENDPOINT_OBJECT), SECRET, parse=place_of)
 
 _NATS_TLS = FieldTable(
     _field("ca", _PATH, "Path of the certificate authority's certificate."),
@@ -245,16 +246,66 @@ def parse(node: Mapping[str, Any]) -> Iterator[Target | tuple[tuple[str | int, .
                 yield Target(system, name, parsed["kind"], parsed)
 
 
-#: form -> (host where none is given, sslmode where neither mode nor certificate authority is given).
+class Form(NamedTuple):
+    """The shape of a connection: the host where none is given, and libpq's sslmode without a CA."""
+
+    host: str
+    sslmode: str
+
+
 #: A socket or localhost needs no TLS; sslmode=require alone does not authenticate the server, so a
 #: certificate authority always means verify-full (https://www.postgresql.org/docs/current/libpq-ssl.html).
-_FORMS = {
-    "local": ("localhost", "disable"),
-    "compose": ("postgres", "prefer"),
-    "kubernetes": ("postgres.default.svc.cluster.local", "require"),
-    "cloud": ("", "require"),
-    None: ("", "prefer"),
+FORMS: Mapping[str | None, Form] = {
+    "local": Form("localhost", "disable"),
+    "compose": Form("{service}", "prefer"),
+    "kubernetes": Form("{service}.{namespace}.svc.cluster.local", "require"),
+    "cloud": Form("", "require"),
+    None: Form("", "prefer"),
 }
+_SPECIAL, _ESCAPED = re.compile(r"([\s\\])"), r"\\\1"
+_TLS = {"mode": "sslmode", "ca": "sslrootcert", "cert": "sslcert", "key": "sslkey"}
+
+
+class Reach(NamedTuple):
+    """How a session gets to a database. ``host`` may be the folder of a socket; ``tls`` is in libpq's words."""
+
+    host: str
+    port: int
+    tls: Mapping[str, str]
+    connect_timeout_s: int
+
+
+def endpoint(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Give what a target's settings say of an endpoint: host and port, each maybe unset, or a reference to them.
+
+    Raises FieldError for an endpoint nobody declared.
+    """
+    endpoints = given.get("endpoints") or {}
+    if name in endpoints:
+        found: Mapping[str, Any] = endpoints[name]
+        return found
+    if name != "primary":
+        known = ", ".join(["primary", *endpoints])
+        raise FieldError(f"the target has no endpoint {name}", help=f"It has: {known}.")
+    return {"host": given.get("host"), "port": given.get("port")}
+
+
+def reach(given: Mapping[str, Any], place: Mapping[str, Any]) -> Reach:
+    """Read how to get to a place. ``given`` are the target's settings, free of references where they count.
+
+    ``place`` holds host and port, and may hold libpq's words for TLS, which the target's ``tls`` overrides.
+    Raises FieldError where no host is known.
+    """
+    form = FORMS["local" if given.get("kind") == "embedded" else given.get("form")]
+    service, namespace = given.get("service") or "postgres", given.get("namespace") or "default"
+    host = place.get("host") or form.host.format(service=service, namespace=namespace)
+    if not host:
+        raise FieldError("the target has no host", help="Give host, endpoints.primary, or a dsn.")
+    own = given.get("tls") or {}
+    tls = {word: value for key, word in _TLS.items() if (value := own.get(key) or place.get(word))}
+    usual = "disable" if host.startswith("/") else "verify-full" if "sslrootcert" in tls else form.sslmode
+    timeout_ns = given.get("connect_timeout") or 10_000_000_000
+    return Reach(host, int(place.get("port") or 5432), {"sslmode": usual, **tls}, max(1, timeout_ns // 1_000_000_000))
 
 
 def postgres_url(
@@ -269,61 +320,35 @@ def postgres_url(
 ) -> str:
     """Build the libpq URI of a target that is given by host, not by dsn. Pure: secrets come in resolved.
 
-    Every part is percent-encoded. ``settings`` are server settings for the session; libpq has no keys for
-    them, so they travel as ``options=-c name=value``. Raises FieldError for an endpoint nobody declared.
+    Every part is percent-encoded. ``settings`` are server settings for the session. Raises FieldError for an
+    endpoint nobody declared, or one that is a reference.
     """
     given = target.settings
-    host, port = _address(given, endpoint)
-    database = database or given.get("database")
-    query = {"application_name": application_name, **_tls(given, host)}
-    if (timeout := given.get("connect_timeout")) is not None:
-        query["connect_timeout"] = str(max(1, timeout // 1_000_000_000))
+    place = _declared_place(given, endpoint)
+    found = reach(given, place)
+    query = {"application_name": application_name, **found.tls, "connect_timeout": str(found.connect_timeout_s)}
     if settings:
-        query["options"] = " ".join(f"-c {name}={_option(value)}" for name, value in settings.items())
+        query["options"] = start_options(settings)
     authority = ""
     if user:
         authority = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "") + "@"
-    if host.startswith("/"):
-        query = {"host": host, "port": str(port), **query}
+    if found.host.startswith("/"):
+        query = {"host": found.host, "port": str(found.port), **query}
     else:
-        authority += f"[{host}]:{port}" if ":" in host else f"{quote(host, safe='')}:{port}"
+        authority += (
+            f"[{found.host}]:{found.port}" if ":" in found.host else f"{quote(found.host, safe='')}:{found.port}"
+        )
     pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
-    return f"postgresql://{authority}/{quote(database or '', safe='')}?{pairs}"
+    return f"postgresql://{authority}/{quote(database or given.get('database') or '', safe='')}?{pairs}"
 
 
-def _address(given: Mapping[str, Any], endpoint: str) -> tuple[str, int]:
-    endpoints = given.get("endpoints") or {}
-    if endpoint in endpoints:
-        found = endpoints[endpoint]
-        if "host" not in found:
-            raise FieldError(f"endpoint {endpoint} is a reference", help="Resolve it before building a URL.")
-        return found["host"], found["port"]
-    if endpoint != "primary":
-        known = ", ".join(["primary", *endpoints])
-        raise FieldError(f"the target has no endpoint {endpoint}", help=f"It has: {known}.")
-    form = given.get("form")
-    host = given.get("host") or _FORMS[form][0]
-    service = given.get("service")
-    if not given.get("host") and service:
-        host = service if form == "compose" else f"{service}.{given.get('namespace') or 'default'}.svc.cluster.local"
-    if not host:
-        raise FieldError("the target has no host", help="Give host, endpoints, or a dsn.")
-    return host, given.get("port") or 5432
+def _declared_place(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    place = endpoint(given, name)
+    if "host" not in place:
+        raise FieldError(f"endpoint {name} is a reference", help="Resolve it before building a URL.")
+    return place
 
 
-def _tls(given: Mapping[str, Any], host: str) -> dict[str, str]:
-    tls = given.get("tls") or {}
-    if host.startswith("/"):
-        return {}
-    query: dict[str, str] = {}
-    mode = tls.get("mode") or ("verify-full" if tls.get("ca") else _FORMS[given.get("form")][1])
-    query["sslmode"] = mode
-    for key, parameter in (("ca", "sslrootcert"), ("cert", "sslcert"), ("key", "sslkey")):
-        if isinstance(tls.get(key), str):
-            query[parameter] = tls[key]
-    return query
-
-
-def _option(value: str) -> str:
-    """Escape a value inside libpq's ``options``, where spaces part arguments."""
-    return re.sub(r"([\s\\])", r"\\\1", value)
+def start_options(settings: Mapping[str, str]) -> str:
+    """Write server settings as libpq's ``options``: it has no keys for them, and spaces part the arguments."""
+    return " ".join(f"-c {name}={_SPECIAL.sub(_ESCAPED, value)}" for name, value in settings.items())

@@ -9,6 +9,9 @@ DURATION_PATTERN = r"^(\d+(\.\d+)?(ns|us|ms|s|m|h|d|w))+$"
 SIZE_PATTERN = r"^\d+(\.\d+)?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
 INTERVAL_PATTERN = r"^[1-9]\d* (hour|day|week|month|year|integer)s?$"
 
+#: Nanoseconds that 64 bits hold, in the servers and in the contract.
+MAX_DURATION = 2**63 - 1
+
 _NS = {
     "ns": 1,
     "us": 1_000,
@@ -54,13 +57,15 @@ def duration_ns(value: str | int) -> int:
     total = sum((Decimal(n) * _NS[unit] for n, unit in _DURATION_PART.findall(value)), Decimal(0))
     if total != int(total):
         raise UnitError(f"finer than one nanosecond: {value!r}", "Use a whole number of nanoseconds.")
+    if total > MAX_DURATION:
+        raise UnitError(f"longer than a duration can be: {value!r}", "Write at most 106751d, some 292 years.")
     return int(total)
 
 
-def size_bytes(value: str | int) -> int:
+def size_bytes(value: str | float) -> int:
     """Read ``512MiB`` or a bare integer of bytes. Raises UnitError."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(value)
     match = _SIZE.match(value) if isinstance(value, str) else None
     if match is None:
         raise UnitError(f"not a size: {value!r}", "Write a number with its unit: 64KiB, 512MiB, 10GiB.")

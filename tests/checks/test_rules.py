@@ -77,6 +77,13 @@ def test_the_runner_sorts_by_place_and_drops_what_is_said_twice(tmp_path: Path) 
     assert [d.mark.line for d in once] == sorted(d.mark.line for d in once)
 
 
+@pytest.mark.req("A2.9")
+def test_a_key_pattern_with_a_colon_is_refused_and_one_with_a_dot_is_not(tmp_path: Path) -> None:
+    spec = "plane: example\nbuckets:\n  STATE: {keys: ['%s']}\n"
+    assert [d.code for d in everything(tmp_path, spec % "agent:{id}")] == ["HF0532"]
+    assert everything(tmp_path, spec % "agent.{id}") == []
+
+
 @pytest.mark.req("B1.6")
 @pytest.mark.parametrize("code", ["HF0701", "HF0702", "HF0703", "HF0704", "HF0706", "HF0708", "HF0709"])
 def test_a_rule_is_silent_where_the_fact_is_not_declared(code: str, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class Scene:
 
 def test_one_write_takes_care_of_every_declared_change() -> None:
     desired = plane()
-    record = contract.record(desired)
+    record = contract.record(desired, {"nats": {"main": {"kind": "external"}}})
     pool = desired[Address.root("plane", "main", "pool", "primary")]
     role = desired[Address.root("pg", "main", "role", "app")]
     changes = [Change(r.address, "create", None, r) for r in (record, pool, role)]

@@ -208,8 +208,10 @@ def test_the_number_of_copies_drifted_from_outside_is_named_and_mended(
         wait_for_copies(link, name)
     named = bed.named()
     assert {name: list(fields) for name, fields in named.items()} == {
-        "nats:main/stream/S": ["replicas"], "nats:main/bucket/B": ["replicas"], "nats:main/object_store/O": ["replicas"],
-    }  # fmt: skip
+        "nats:main/stream/S": ["replicas"],
+        "nats:main/bucket/B": ["replicas"],
+        "nats:main/object_store/O": ["replicas"],
+    }
     bed.mend()
     assert [link.config(name)["num_replicas"] for name in ("S", "KV_B", "OBJ_O")] == [1, 1, 1]
 

@@ -28,12 +28,18 @@ from tests.live.postgres_drift import DRIFTS, Drift
 #: What an identifier is within each catalog, and which rows are those of the plane.
 _CLASSES = "SELECT oid FROM pg_class WHERE relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ({schemas}))"
 _TYPES = "SELECT oid FROM pg_type WHERE typnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ({schemas}))"
-_MEMBER = "NOT EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e' AND d.classid = '{catalog}'::regclass AND d.objid = t.oid)"
+_MEMBER = (
+    "NOT EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e' AND d.objid = t.oid"
+    " AND d.classid = '{catalog}'::regclass)"
+)
+_COLUMN = (
+    "SELECT concat(attrelid::regclass, '.', attname) FROM pg_attribute WHERE attrelid = adrelid AND attnum = adnum"
+)
 _SCOPES: dict[str, tuple[str, str]] = {
     "pg_namespace": ("nspname", "nspname IN ({schemas})"),
     "pg_class": ("oid::regclass", f"oid IN ({_CLASSES})"),
     "pg_attribute": ("concat(attrelid::regclass, '.', attname)", f"attrelid IN ({_CLASSES}) AND attnum > 0"),
-    "pg_attrdef": ("(SELECT concat(adrelid::regclass, '.', attname) FROM pg_attribute WHERE attrelid = adrelid AND attnum = adnum)", f"adrelid IN ({_CLASSES})"),
+    "pg_attrdef": (f"({_COLUMN})", f"adrelid IN ({_CLASSES})"),
     "pg_sequence": ("seqrelid::regclass", f"seqrelid IN ({_CLASSES})"),
     "pg_constraint": ("concat(conrelid::regclass, contypid::regtype, conname)",
                       f"(conrelid IN ({_CLASSES}) OR contypid IN ({_TYPES}))"),
@@ -57,23 +63,36 @@ _SCOPES: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 #: Columns whose text has object ids or column numbers in it, shown by the names behind them.
 _SHOWN = {
-    "pg_attrdef.adbin": "pg_get_expr(adbin, adrelid)", "pg_constraint.conbin": "pg_get_constraintdef(oid)",
-    "pg_index.indexprs": "pg_get_expr(indexprs, indrelid)", "pg_index.indpred": "pg_get_expr(indpred, indrelid)",
-    "pg_partitioned_table.partexprs": "pg_get_expr(partexprs, partrelid)", "pg_class.relpartbound": "pg_get_expr(relpartbound, oid)",
-    "pg_policy.polqual": "pg_get_expr(polqual, polrelid)", "pg_policy.polwithcheck": "pg_get_expr(polwithcheck, polrelid)",
-    "pg_type.typdefaultbin": "pg_get_expr(typdefaultbin, 0)", "pg_proc.proargdefaults": "pg_get_expr(proargdefaults, 0)",
-    "pg_proc.prosqlbody": "pg_get_function_sqlbody(oid)", # The server names its own triggers of foreign keys by object id.
-    "pg_trigger.tgqual": "CASE WHEN NOT tgisinternal THEN pg_get_triggerdef(oid) END",
-    "pg_trigger.tgname": "CASE WHEN NOT tgisinternal THEN tgname END",
-    "pg_rewrite.ev_qual": "pg_get_ruledef(oid)", "pg_rewrite.ev_action": "pg_get_ruledef(oid)",
+    "pg_attrdef.adbin": "pg_get_expr(adbin, adrelid)",
     "pg_attrdef.adnum": "(SELECT attname FROM pg_attribute WHERE attrelid = adrelid AND attnum = adnum)",
-    **{f"{catalog}.{column}": f"""(SELECT array_agg(a.attname ORDER BY u.i) FROM unnest({column}::int2[]) WITH ORDINALITY u(n, i)
-                                    LEFT JOIN pg_attribute a ON a.attrelid = t.{relation} AND a.attnum = u.n)"""
-       for catalog, column, relation in (
-           ("pg_constraint", "conkey", "conrelid"), ("pg_constraint", "confkey", "confrelid"),
-           ("pg_constraint", "confdelsetcols", "conrelid"), ("pg_index", "indkey", "indrelid"),
-           ("pg_partitioned_table", "partattrs", "partrelid"), ("pg_trigger", "tgattr", "tgrelid"))},
-}  # fmt: skip
+    "pg_class.relpartbound": "pg_get_expr(relpartbound, oid)",
+    "pg_constraint.conbin": "pg_get_constraintdef(oid)",
+    "pg_index.indexprs": "pg_get_expr(indexprs, indrelid)",
+    "pg_index.indpred": "pg_get_expr(indpred, indrelid)",
+    "pg_partitioned_table.partexprs": "pg_get_expr(partexprs, partrelid)",
+    "pg_policy.polqual": "pg_get_expr(polqual, polrelid)",
+    "pg_policy.polwithcheck": "pg_get_expr(polwithcheck, polrelid)",
+    "pg_proc.proargdefaults": "pg_get_expr(proargdefaults, 0)",
+    "pg_proc.prosqlbody": "pg_get_function_sqlbody(oid)",
+    "pg_rewrite.ev_action": "pg_get_ruledef(oid)",
+    "pg_rewrite.ev_qual": "pg_get_ruledef(oid)",
+    # The server names its own triggers of foreign keys by object id.
+    "pg_trigger.tgname": "CASE WHEN NOT tgisinternal THEN tgname END",
+    "pg_trigger.tgqual": "CASE WHEN NOT tgisinternal THEN pg_get_triggerdef(oid) END",
+    "pg_type.typdefaultbin": "pg_get_expr(typdefaultbin, 0)",
+}
+#: Columns that number columns of a relation.
+_NUMBERS = {
+    "pg_constraint.conkey": "conrelid",
+    "pg_constraint.confdelsetcols": "conrelid",
+    "pg_constraint.confkey": "confrelid",
+    "pg_index.indkey": "indrelid",
+    "pg_partitioned_table.partattrs": "partrelid",
+    "pg_trigger.tgattr": "tgrelid",
+}
+_NAMES = """
+    SELECT array_agg(a.attname ORDER BY u.i) FROM unnest(t.{column}::int2[]) WITH ORDINALITY u(n, i)
+      LEFT JOIN pg_attribute a ON a.attrelid = t.{relation} AND a.attnum = u.n"""
 Snapshot = dict[str, Counter[tuple[str, str | None]]]
 
 
@@ -124,6 +143,8 @@ class Catalogs:
         key = f"{catalog}.{column}"
         if key in _SHOWN:
             return _SHOWN[key]
+        if key in _NUMBERS:
+            return _NAMES.format(column=column, relation=_NUMBERS[key])
         target, many = self._references.get(key, ("", False))
         if many:
             return f"SELECT array_agg(pg_describe_object('{target}'::regclass, o, 0)) FROM unnest(t.{column}::oid[]) o"
@@ -225,12 +246,14 @@ _FULL_TABLE: Json = {
     "columns": {
         "id": {"type": "bigint", "identity": "always"},
         "n": {"type": "integer", "nullable": False, "default": 5, "statistics": 300, "comment": "c"},
-        "t": {"type": "text", "collation": "C", "storage": "external", "compression": "pglz", "options": {"n_distinct": 5}},
+        "t": {"type": "text", "collation": "C", "storage": "external", "compression": "pglz",
+              "options": {"n_distinct": 5}},
     },
     "primary_key": {"columns": ["id"], "storage": {"fillfactor": 80}},
     "comment": "c", "unlogged": True, "replica_identity": "full", "row_security": {"enabled": True, "force": True},
     "storage": {"fillfactor": 70, "autovacuum_enabled": False, "toast.autovacuum_enabled": False},
-    "unique": {"full_once": ["t"]}, "checks": {"full_positive": "n > 0"}, "indexes": {"full_n": {"columns": ["n"], "comment": "c"}},
+    "unique": {"full_once": ["t"]}, "checks": {"full_positive": "n > 0"},
+    "indexes": {"full_n": {"columns": ["n"], "comment": "c"}},
     "triggers": {"tr": {"timing": "before", "events": ["insert"], "for_each": "row", "function": "app.touch"}},
     "policies": {"po": {"using": "n > 1"}}, "grants": {"lost": ["select", "update(n)"]},
 }  # fmt: skip
@@ -272,35 +295,30 @@ def test_what_is_taken_out_of_the_specs_is_the_servers_default_again(
             one, other = (session.execute(query.encode(), (name,)).fetchall() for name in names)
             assert [_unlike(a[0], b[0]) for a, b in zip(one, other, strict=True)] == [{}] * len(one)
         kept = session.execute(
-            "SELECT prosecdef, procost, proconfig, (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'app.full'::regclass),"
+            "SELECT prosecdef, procost, proconfig,"
+            " (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'app.full'::regclass),"
             " (SELECT count(*) FROM pg_policy), (SELECT count(*) FROM pg_auth_members WHERE member = 'lost'::regrole),"
-            " has_table_privilege('lost', 'app.full', 'SELECT') OR has_column_privilege('lost', 'app.full', 'n', 'UPDATE')"
+            " has_table_privilege('lost', 'app.full', 'SELECT')"
+            " OR has_column_privilege('lost', 'app.full', 'n', 'UPDATE')"
             " FROM pg_proc WHERE proname = 'touch'"
         ).fetchone()
     assert kept == (False, 100, None, 0, 0, 0, False)
 
 
 _TABLES = ("app.full", "app.fresh")
-_COMPARISONS = (
+_COMPARISONS: tuple[tuple[str, tuple[str, str]], ...] = tuple((" ".join(text.split()), names) for text, names in (
     ("SELECT to_jsonb(t) FROM pg_class t WHERE oid = %s::regclass", _TABLES),
     ("SELECT to_jsonb(t) FROM pg_attribute t WHERE attnum > 0 AND attrelid = %s::regclass ORDER BY attnum", _TABLES),
-    (
-        "SELECT jsonb_build_object('kind', contype) FROM pg_constraint WHERE conrelid = %s::regclass ORDER BY contype, conkey",
-        _TABLES,
-    ),
-    (
-        "SELECT jsonb_build_object('options', reloptions) FROM pg_class JOIN pg_index ON indexrelid = oid WHERE indrelid = %s::regclass",
-        _TABLES,
-    ),
+    ("""SELECT jsonb_build_object('kind', contype) FROM pg_constraint WHERE conrelid = %s::regclass
+         ORDER BY contype, conkey""", _TABLES),
+    ("""SELECT jsonb_build_object('options', reloptions) FROM pg_class JOIN pg_index ON indexrelid = oid
+         WHERE indrelid = %s::regclass""", _TABLES),
     # No statement brings NULL back; infinity is how PostgreSQL says it.
-    (
-        "SELECT to_jsonb(r) - 'rolname' || jsonb_build_object('rolvaliduntil', nullif(rolvaliduntil, 'infinity'))"
-        " FROM pg_roles r WHERE rolname = %s",
-        ("lost", "fresh"),
-    ),
+    ("""SELECT to_jsonb(r) - 'rolname' || jsonb_build_object('rolvaliduntil', nullif(rolvaliduntil, 'infinity'))
+          FROM pg_roles r WHERE rolname = %s""", ("lost", "fresh")),
     ("SELECT jsonb_build_object('comment', shobj_description(%s::regrole, 'pg_authid'))", ("lost", "fresh")),
     ("SELECT jsonb_build_object('comment', obj_description(%s::regclass, 'pg_class'))", _TABLES),
-)
+))  # fmt: skip
 
 
 def _unlike(one: Json, other: Json) -> Json:

@@ -72,7 +72,7 @@ def test_wider_limits_are_no_hazard(plane: Bench) -> None:
     assert hazards(plane, streams(max_msgs=6)) == []
 
 
-@pytest.mark.req("B2.2")
+@pytest.mark.req("A1.13")
 def test_an_immutable_option_recreates_the_stream_and_its_consumers_with_counted_loss(plane: Bench) -> None:
     consumers = {"consumers": {"C": {"ack_policy": "explicit"}, "D": {}}}
     plane.apply(streams(**consumers))

@@ -35,6 +35,16 @@ def test_every_wrong_value_of_a_stream_is_reported_at_its_place() -> None:
     ]  # fmt: skip
 
 
+def test_a_mirror_direct_that_the_server_would_override_is_refused() -> None:
+    mirror = {"mirror": {"name": "O"}, "mirror_direct": True}
+    ((pointer, message),) = problems("streams", {"O": {}, "M": mirror})
+    assert (pointer, "allow_direct of O" in message) == (("streams", "M", "mirror_direct"), True)
+    assert problems("streams", {"O": {"allow_direct": True}, "M": mirror}) == []
+    assert problems("streams", {"M": mirror}) == []
+    ((pointer, _),) = problems("buckets", {"O": {}, "M": {"mirror": {"name": "O"}, "stream": {"mirror_direct": False}}})
+    assert pointer == ("buckets", "M", "stream", "mirror_direct")
+
+
 def test_a_stream_with_the_name_of_a_bucket_is_refused() -> None:
     ((pointer, message),) = problems("streams", {"KV_B": {}})
     assert pointer == ("streams", "KV_B")

@@ -254,3 +254,53 @@ def test_the_core_never_asks_which_kind_it_holds(module: str) -> None:
     tree = ast.parse((CORE / f"{module}.py").read_text())
     words = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert not words & KIND_WORDS
+
+
+def test_what_is_only_adopted_is_part_of_the_fingerprint() -> None:
+    plan = plan_of([thing("same", v=1)], [thing("same", v=1)], owned=set())
+    assert fingerprint(plan.touched, Plane([thing("same", v=2)])) != plan.fingerprint
+
+
+def test_what_is_renamed_is_watched_under_its_present_name() -> None:
+    class Renaming(Thing):
+        def lower(self, change: Change, context: Context) -> Lowered:
+            return Lowered((Draft(change.address, "rename", Sql(""), "rename"),), (change.address,))
+
+    wanted = [thing("new", v=1)._replace(renamed_from=at("old"))]
+    seen = Seen(Plane([thing("old", v=1)]), set(), FACTS)
+    plan = assemble(Plane(wanted), seen, {"table": Renaming()}, CLOCK)  # type: ignore[dict-item]
+    assert fingerprint(plan.touched, Plane([thing("old", v=2)])) != plan.fingerprint
+    assert plan.steps[0].adopted == (str(at("new")),)
+
+
+def test_the_last_of_several_steps_keeps_the_origin_that_the_first_asks_a_consent_for() -> None:
+    plan = plan_of([thing("x", hard=1)], [thing("x", hard=0)], owned=set())
+    assert [(s.action, [h.kind for h in s.hazards], s.adopted) for s in plan.steps] == [
+        ("drop", ["adopt"], ()),
+        ("create", [], (str(at("x")),)),
+    ]
+
+
+def test_the_ledger_forgets_what_is_gone_but_not_what_nobody_looked_at() -> None:
+    owned = {str(at("gone")), str(at("wanted")), "nats:other/stream/S"}
+    plan = plan_of([thing("wanted")], [], owned=owned)
+    assert plan.forget == (str(at("gone")),)
+    assert [(d.object, d.change) for d in plan.drift] == [
+        (str(at("wanted")), "missing"),
+        ("nats:other/stream/S", "unseen"),
+    ]
+
+
+def test_what_bears_the_mark_of_another_plane_is_no_longer_ours() -> None:
+    seen = Seen(Plane([thing("x")]), {str(at("x"))}, FACTS, foreign={str(at("x"))})
+    plan = assemble(Plane([]), seen, KINDS, CLOCK)
+    assert (plan.steps, plan.forget) == ((), (str(at("x")),))
+
+
+def test_a_plan_file_that_was_edited_is_refused() -> None:
+    plan = plan_of([], [thing("x")])
+    saved = json.loads(dumps(plan, required(plan)))
+    assert from_json(saved) == plan
+    saved["steps"][0]["hazards"] = []
+    with pytest.raises(PlanFileError, match="changed after it was made"):
+        from_json(saved)

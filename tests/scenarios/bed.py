@@ -14,7 +14,6 @@ import psycopg
 from provision import reconcile
 from provision.nats import api
 from provision.plan import consents
-from provision.plan.plan import Plan
 from provision.reconcile.session import OpenPlane
 
 
@@ -46,24 +45,12 @@ class Bed:
     def open(self) -> AbstractContextManager[OpenPlane]:
         return reconcile.open_plane(self.specs, "dev", cache=self.cache)
 
-    def plan(self) -> Plan:
-        with self.open() as plane:
-            return plane.plan(clock=self.clock)
-
-    def digest(self) -> str:
-        """A name for everything that is on the servers."""
-        with self.open() as plane:
-            return plane.observe().digest
-
-    def apply(self, plan: Plan, *allowed: str) -> None:
-        with self.open() as plane:
-            plane.apply(plan, allowed=allowed)
-
     def bring(self, text: str) -> None:
         """Make the specs true, whatever consents that takes."""
         self.declare(text)
-        plan = self.plan()
-        self.apply(plan, *consents.required(plan))
+        with self.open() as plane:
+            plan = plane.plan(clock=self.clock)
+            plane.apply(plan, allowed=consents.required(plan))
 
     def fill(self, rows: str, messages: Mapping[str, int]) -> None:
         """Run SQL, and publish so many messages to each subject."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,8 +100,8 @@ def shape(plan: Plan) -> list[dict[str, Any]]:
     """What a plan does, without its wording: for each step ``{ACTION: OBJECT}`` and what is out of the ordinary.
 
     ``lock`` is the strongest one on a relation that exists, ``hazards`` are kinds with what is at stake,
-    ``transactional`` appears where it is not usual for the system. The contract, written last by every plan
-    that changes anything, is left out.
+    ``transactional`` appears where it is not usual for the system. The contract, which nearly every plan
+    writes, is left out.
     """
     return [_shape(step) for step in plan.steps if step.system != "plane"]
 
@@ -115,8 +115,3 @@ def _shape(step: Step) -> dict[str, Any]:
     if step.transactional != _TRANSACTIONAL[step.system]:
         found["transactional"] = step.transactional
     return found
-
-
-def writes_contract(plan: Plan) -> Iterator[bool]:
-    """For each step whether it writes the contract."""
-    return (step.system == "plane" for step in plan.steps)

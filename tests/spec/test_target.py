@@ -49,7 +49,7 @@ def test_any_user_password_and_database_reach_libpq_unchanged(user: str, passwor
     ("text", "host", "sslmode"),
     [
         ("{kind: external, form: local}", "localhost", "disable"),
-        ("{kind: external, form: local, host: /run/pg}", "/run/pg", None),
+        ("{kind: external, form: local, host: /run/pg}", "/run/pg", "disable"),
         ("{kind: external, form: compose}", "postgres", "prefer"),
         ("{kind: external, form: compose, service: db}", "db", "prefer"),
         ("{kind: external, form: kubernetes, service: pg, namespace: data}", "pg.data.svc.cluster.local", "require"),
@@ -59,9 +59,7 @@ def test_any_user_password_and_database_reach_libpq_unchanged(user: str, passwor
         ("{kind: external, host: h}", "h", "prefer"),
     ],
 )  # fmt: skip
-def test_the_form_of_a_connection_decides_host_and_tls(
-    tmp_path: Path, text: str, host: str, sslmode: str | None
-) -> None:
+def test_the_form_of_a_connection_decides_host_and_tls(tmp_path: Path, text: str, host: str, sslmode: str) -> None:
     found = parsed(postgres_url(target(tmp_path, text)))
     assert (found["host"], found.get("sslmode")) == (host, sslmode)
     assert found.get("sslrootcert") == ("ca.pem" if "ca.pem" in text else None)

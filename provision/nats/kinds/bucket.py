@@ -197,6 +197,11 @@ class Buckets:
                 "mirror": _bare(settings["mirror"]) if settings["mirror"] else None,
                 "sources": [_bare(entry) for entry in settings["sources"]],
             }
+            given = settings["stream"].get("mirror_direct")
+            problem = reading.check_mirror_direct(given, settings["mirror"], node, usual=True)
+            if problem is not None:
+                reader.fail((*pointer, "stream", "mirror_direct"), problem)
+                continue
             address = Address.root("nats", reading.target(body), "bucket", name)
             refs = reading.copied(address, settings, node, lambda origin: origin)
             yield Record(address, settings, refs=refs, origin=pointer)

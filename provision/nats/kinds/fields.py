@@ -39,7 +39,7 @@ def duration(minimum_ns: int) -> Type:
 
 def limit(maximum: int = INT64_MAX) -> Type:
     """A count where -1 means unlimited; the server reads 0 as -1 too."""
-    return Type({"type": "integer", "minimum": -1, "maximum": maximum}, lambda value: value or -1)
+    return Type({"type": "integer", "minimum": -1, "maximum": maximum}, lambda value: int(value) or -1)
 
 
 def size_limit(maximum: int = INT64_MAX) -> Type:

@@ -43,6 +43,25 @@ def target(node: Mapping[str, Any] | None) -> str:
     return (node or {}).get("target") or "main"
 
 
+def check_mirror_direct(
+    given: bool | None, mirror: Mapping[str, Any] | None, section: Mapping[str, Any], *, usual: bool
+) -> FieldError | None:
+    """Refuse a mirror_direct that the server would override: it takes allow_direct of an origin that it sees.
+
+    ``usual`` is what allow_direct of the section's objects is where nothing is said.
+    """
+    if given is None or mirror is None or mirror["external"] is not None or mirror["name"] not in section:
+        return None
+    declared = (section[mirror["name"]] or {}).get("allow_direct")
+    taken = usual if declared is None else bool(declared)
+    if given == taken:
+        return None
+    return FieldError(
+        f"mirror_direct is what allow_direct of {mirror['name']} is, {str(taken).lower()}: the server sees to it",
+        help=f"Leave it out, or change allow_direct of {mirror['name']}.",
+    )
+
+
 def copied(
     address: Address, settings: Settings, section: Mapping[str, Any], origin: Callable[[str], str]
 ) -> tuple[Address, ...]:

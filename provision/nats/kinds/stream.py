@@ -68,6 +68,10 @@ class Streams:
             settings = reading.parse(FIELDS, body or {}, pointer, reader)
             if settings is None:
                 continue
+            problem = reading.check_mirror_direct(settings["mirror_direct"], settings["mirror"], node, usual=False)
+            if problem is not None:
+                reader.fail((*pointer, "mirror_direct"), problem)
+                continue
             copies = settings["mirror"] is not None or settings["sources"]
             if not settings["subjects"] and not copies:
                 settings["subjects"] = [name]

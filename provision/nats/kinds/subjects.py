@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 #: Names of streams and consumers: the server refuses white space and ``. * > \\ /``.
 ASSET_NAME_PATTERN = r"^[^\s.*>/\\]{1,255}$"
-#: Names of buckets and object stores, as every client library checks them.
-BUCKET_NAME_PATTERN = r"^[a-zA-Z0-9_-]{1,251}$"
+#: Names of buckets and object stores, as every client library checks them; HOLDFAST is our own.
+BUCKET_NAME_PATTERN = r"^(?!HOLDFAST$)[a-zA-Z0-9_-]{1,251}$"
 
 #: The wildcard tokens: any one token, and the rest of the subject.
 ONE, REST = "*", ">"

@@ -203,7 +203,9 @@ class ColumnKind(PlainKind):
 
 def _live_identity(kind: str, sequence: str | None) -> Settings:
     generation = "always" if kind == "a" else "by_default"
-    return {"generation": generation, **json.loads(sequence or "{}")}
+    known = json.loads(sequence or "{}")
+    known.pop("type", None)  # of the sequence, where it is not the column's: told as unmodelled
+    return {"generation": generation, **known}
 
 
 KIND = ColumnKind()

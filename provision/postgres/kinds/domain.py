@@ -40,7 +40,7 @@ from provision.spec.record import Facts, Pointer, Record, Settings
 #: An SQL expression; YAML numbers and booleans stand for their SQL text.
 EXPRESSION = fields.Type(
     {"type": ["string", "number", "boolean"], "minLength": 1},
-    lambda value: str(value).lower() if isinstance(value, bool) else str(value),
+    lambda value: str(value).lower() if isinstance(value, bool) else fields.closed_sql(str(value)),
 )
 FIELDS = FieldTable(
     Field("type", TYPE, "The base type.", required=True),

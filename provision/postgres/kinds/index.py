@@ -49,7 +49,7 @@ ITEM = FieldTable(
 
 
 def _items(value: list[Any]) -> list[Any]:
-    return [v if isinstance(v, str) else ITEM.parse(v) for v in value]
+    return [fields.closed_sql(v) if isinstance(v, str) else ITEM.parse(v) for v in value]
 
 
 _COLUMNS = Type(

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 from provision.postgres import sql
 from provision.postgres.kinds.steps import retitled_sql
 from provision.spec.change import Draft, Sql
-from provision.spec.fields import STRING, Field, FieldError, FieldTable
+from provision.spec.fields import STRING, Field, FieldError, FieldTable, Json
 from provision.spec.ident import Address
 from provision.spec.kind import Reader
 from provision.spec.record import Pointer, Record, Settings
 
 OWNER = Field("owner", STRING, "The role that owns the object; without it, ownership is left as it is.")
 COMMENT = Field("comment", STRING, "The comment stored with the object.")
+#: Names of objects; more than 63 bytes, which characters do not count, are a rule's to find.
+NAMES: Json = {"pattern": r"^[^\x00]{1,63}$", "description": "A name has 1 to 63 characters, none of them NUL."}
 RENAMED_FROM = {"renamed_from": {"type": "string", "description": "The object's former name."}}
 TARGET = {"target": {"type": "string", "default": "main", "description": "The declared server it lives on."}}
 

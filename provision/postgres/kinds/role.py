@@ -252,7 +252,10 @@ class RoleSection:
     name = "roles"
 
     def schema(self) -> Mapping[str, Any]:
-        names = {"pattern": "^(?!pg_|public$|none$).{1,63}$"}
+        names = {
+            "pattern": r"^(?!pg_|public$|none$)[^\x00]{1,63}$",
+            "description": "A name has 1 to 63 characters; pg_…, public and none are taken.",
+        }
         one = {"anyOf": [FIELDS.schema(), {"type": "null"}]}
         return {"type": "object", "additionalProperties": one, "propertyNames": names}
 

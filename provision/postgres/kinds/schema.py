@@ -11,6 +11,7 @@ from provision.postgres.kinds import domain, enum, function, table, view
 from provision.postgres.kinds.grant import GRANTS_SCHEMA, grants_of, read_grants
 from provision.postgres.kinds.ownership import (
     COMMENT,
+    NAMES,
     OWNER,
     RENAMED_FROM,
     TARGET,
@@ -25,7 +26,7 @@ from provision.postgres.kinds.ownership import (
 )
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Lowered, Sql
-from provision.spec.fields import Field, FieldTable
+from provision.spec.fields import Field, FieldTable, Json
 from provision.spec.ident import Address
 from provision.spec.kind import PlainKind, Reader
 from provision.spec.record import Facts, Record
@@ -126,6 +127,13 @@ def _drop(address: Address, name: str) -> Draft:
     )
 
 
+#: PostgreSQL keeps the first two for itself, and Holdfast its ledger in the third.
+_SCHEMA_NAMES: Json = {
+    "pattern": r"^(?!pg_|information_schema$|holdfast$)[^\x00]{1,63}$",
+    "description": "A name has 1 to 63 characters; pg_…, information_schema and holdfast are taken.",
+}
+
+
 class SchemaSection:
     """``schemas``: each with its enums, domains, tables, functions and views."""
 
@@ -141,7 +149,7 @@ class SchemaSection:
             "views": named(view.FIELDS.schema()),
             "grants": GRANTS_SCHEMA,
         }
-        return named({"anyOf": [one, {"type": "null"}]})
+        return named({"anyOf": [one, {"type": "null"}]}, _SCHEMA_NAMES)
 
     def read(self, node: Mapping[str, Any], reader: Reader) -> Iterator[Record]:
         for name, body in node.items():
@@ -168,12 +176,12 @@ class SchemaSection:
                 yield from read(address, node[key], (*pointer, key), reader)
 
 
-def named(schema: Mapping[str, Any]) -> dict[str, Any]:
+def named(schema: Mapping[str, Any], names: Json = NAMES) -> Json:
     """The JSON Schema of a mapping from names to one form."""
     return {
         "type": "object",
         "additionalProperties": schema,
-        "propertyNames": {"minLength": 1, "maxLength": 63},
+        "propertyNames": names,
     }
 
 

@@ -9,6 +9,7 @@ from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import check, column, foreign_key, index, partitions, primary_key, table_change, unique
 from provision.postgres.kinds.ownership import (
     COMMENT,
+    NAMES,
     OWNER,
     RENAMED_FROM,
     keep_live,
@@ -114,7 +115,7 @@ def table_schema() -> Json:
 
 
 def _named(schema: Mapping[str, Any]) -> Json:
-    return {"type": "object", "additionalProperties": schema, "propertyNames": {"minLength": 1, "maxLength": 63}}
+    return {"type": "object", "additionalProperties": schema, "propertyNames": NAMES}
 
 
 def read_tables(schema_address: Address, node: Mapping[str, Any], pointer: Pointer, reader: Reader) -> Iterator[Record]:

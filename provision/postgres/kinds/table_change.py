@@ -8,7 +8,7 @@ from dataclasses import replace
 from provision.postgres import sql
 from provision.postgres.kinds import check, column_change, key_constraint, partition_change
 from provision.postgres.kinds.foreign_key_change import goes_first
-from provision.postgres.kinds.ownership import Noun, attributes
+from provision.postgres.kinds.ownership import Noun, attributes, role_refs
 from provision.postgres.kinds.partition_key import partition_by
 from provision.postgres.kinds.steps import (
     ACCESS_EXCLUSIVE,
@@ -183,7 +183,24 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
     owner = {**old, "comment": new["comment"]}
     noun = Noun("TABLE", sql.table_name(address))
     yield from attributes(noun, address, owner, new, fresh=False, follows=())
+    if new["owner"] is not None and new["owner"] != old["owner"]:
+        yield from _leaf_owners(address, old["owner"], new["owner"], context)
     yield from comment_on(address, str(noun), old, new, fresh=False)
+
+
+def _leaf_owners(address: Address, old: str, new: str, context: Context) -> Iterator[Draft]:
+    """Partitions keep their owner when that of the table changes."""
+    for leaf in leaf_names(context, address):
+        yield Draft(
+            object=address,
+            action="alter",
+            key=f"owner {leaf}",
+            request=Sql(f"ALTER TABLE {leaf} OWNER TO {sql.quote_ident(new)}"),
+            summary=f"give partition {leaf} to {new}",
+            needs=role_refs(address.target, new),
+            lock=ACCESS_EXCLUSIVE,
+            undo=Sql(f"ALTER TABLE {leaf} OWNER TO {sql.quote_ident(old)}"),
+        )
 
 
 def _rewritten(address: Address, old: Settings, new: Settings) -> Iterator[Draft]:
