@@ -226,7 +226,7 @@ def target_not_declared(scene: Scene) -> Iterator[Finding]:
     """Object lives on a target that is not declared.
 
     Streams, schemas, roles and pools name their target, `main` where nothing is said. The rule is silent where no
-    target of the system is declared, as in the base without an environment.
+    target at all is declared, as in the base without an environment.
 
     Fix: declare the target in the environment, or correct the name.
 
@@ -247,7 +247,7 @@ def target_not_declared(scene: Scene) -> Iterator[Finding]:
         for record in scene.of(kind):
             system, target = systems.get(kind, record.address.system), record.address.target
             names = known[system]
-            if names and target not in names and not scene.written("targets", _WORDS[system], target):
+            if scene.facts and target not in names and not scene.written("targets", _WORDS[system], target):
                 yield Finding(
                     (*(record.origin or ()), "target"),
                     f"target {target} of {scene.name(record)} is not declared",

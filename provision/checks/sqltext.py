@@ -1,19 +1,17 @@
 """SQL text as tokens: comments gone, strings and quoted names whole, so that rules never match inside them. Pure.
 
-The lexical rules are those of PostgreSQL (documentation, "Lexical Structure"). It is no parser: whether text is
-valid SQL is for the compile level, which asks a server.
+It is no parser: whether text is valid SQL is for the compile level, which asks a server.
 """
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from provision.postgres.lexer import Kind, content, named, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-Kind = Literal["word", "quoted", "string", "number", "op", "parameter"]
 
 
 class Token(NamedTuple):
@@ -30,64 +28,19 @@ class Token(NamedTuple):
 
 Tokens = tuple[Token, ...]
 
-_TOKEN = re.compile(
-    r"""
-      (?P<space>\s+|--[^\n]*)
-    | (?P<comment>/\*)
-    | (?P<dollar>\$(?P<tag>[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$)
-    | (?P<escape>[eE]'(?:[^'\\]|\\.|'')*'?)
-    | (?P<string>(?:[uU]&|[bBxXnN])?'(?:[^']|'')*'?)
-    | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*"?)
-    | (?P<number>\d[\d_]*(?:\.(?!\.)[\d_]*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
-    | (?P<word>[A-Za-z_\x80-\uffff][\w$\x80-\uffff]*)
-    | (?P<parameter>\$\d+)
-    | (?P<op>::|:=|=>|\.\.|[()\[\],;.:]|(?:(?!--|/\*)[+\-*/<>=~!@\#%^&|`?])+|.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
 
 @lru_cache(maxsize=65536)
 def tokenize(text: str) -> Tokens:
     """Split SQL into tokens. Text that ends inside a string or comment gives what there is."""
-    out: list[Token] = []
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        assert match is not None
-        group, found, start = match.lastgroup, match[0], at
-        at = match.end()
-        if group == "tag":
-            group = "dollar"
-        if group == "space":
-            continue
-        if group == "comment":
-            at = _comment_end(text, at)
-        elif group == "dollar":
-            end = text.find(found, at)
-            out.append(Token("string", text[at:] if end < 0 else text[at:end], start))
-            at = len(text) if end < 0 else end + len(found)
-        elif group == "word":
-            out.append(Token("word", found.lower(), start))
-        elif group == "quoted":
-            out.append(Token("quoted", found[found.index('"') + 1 :].removesuffix('"').replace('""', '"'), start))
-        elif group in ("string", "escape"):
-            out.append(Token("string", found[found.index("'") + 1 :].removesuffix("'").replace("''", "'"), start))
-        elif group in ("number", "parameter"):
-            out.append(Token(group, found, start))  # type: ignore[arg-type]
-        else:
-            out.append(Token("op", found, start))
-    return tuple(out)
+    return tuple(Token(kind, _folded(kind, text[start:end]), start) for kind, start, end in scan(text))
 
 
-def _comment_end(text: str, at: int) -> int:
-    """Find the end of a block comment; they nest."""
-    depth = 1
-    for match in re.compile(r"/\*|\*/").finditer(text, at):
-        depth += 1 if match[0] == "/*" else -1
-        if depth == 0:
-            return match.end()
-    return len(text)
+def _folded(kind: Kind, text: str) -> str:
+    if kind == "word":
+        return text.lower()
+    if kind == "string":
+        return content(text)
+    return named(text) if kind == "quoted" else text
 
 
 class Name(NamedTuple):

@@ -1,15 +1,15 @@
-"""Find schema-qualified names in SQL text. Pure: a lexer of PostgreSQL's tokens, never a parser.
+"""Find schema-qualified names in SQL text. Pure.
 
 PL/pgSQL and quoted SQL bodies leave no trace in pg_depend, and desired objects have no catalog yet; what their
-text names is matched against the plane by the caller. Lexical rules: PostgreSQL docs, "Lexical Structure".
+text names is matched against the plane by the caller.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from provision.postgres.lexer import Kind, named, scan
 from provision.spec.record import Record
 
 #: The settings of each kind that hold SQL text or type names.
@@ -26,9 +26,9 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
 
 
 class Token(NamedTuple):
-    """One token. ``kind`` is word, quoted, string, number, parameter or symbol."""
+    """One token as it is written."""
 
-    kind: str
+    kind: Kind
     text: str
     start: int
 
@@ -37,60 +37,15 @@ class Token(NamedTuple):
         return self.start + len(self.text)
 
 
-_TOKEN = re.compile(
-    r"""(?P<space>\s+|--[^\n]*)
-      | (?P<block>/\*)
-      | (?P<escaped>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z))
-      | (?P<string>(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|\Z))
-      | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*(?:"|\Z))
-      | (?P<parameter>\$\d+)
-      | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
-      | (?P<word>[^\W\d][\w$]*)
-      | (?P<number>\d[\da-zA-Z_]*(?:\.(?!\.)\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
-      | (?P<symbol>\.\.|.)""",
-    re.VERBOSE | re.DOTALL,
-)
-_BLOCK = re.compile(r"/\*|\*/")
-_UNICODE = re.compile(r"\\(?:\\|\+([0-9A-Fa-f]{6})|([0-9A-Fa-f]{4}))")
-
-
 def tokens(sql: str) -> Iterator[Token]:
     """Give the tokens of SQL text without white space and comments. Unfinished literals run to the end."""
-    position = 0
-    while position < len(sql):
-        match = _TOKEN.match(sql, position)
-        assert match is not None
-        kind, end = match.lastgroup or "symbol", match.end()
-        if kind == "block":
-            end = _after_comment(sql, end)
-        elif kind == "dollar":
-            closing = sql.find(match[0], end)
-            end = len(sql) if closing < 0 else closing + len(match[0])
-            kind = "string"
-        elif kind == "escaped":
-            kind = "string"
-        if kind not in ("space", "block"):
-            yield Token(kind, sql[position:end], position)
-        position = end
-
-
-def _after_comment(sql: str, position: int) -> int:
-    depth = 1
-    for match in _BLOCK.finditer(sql, position):
-        depth += 1 if match[0] == "/*" else -1
-        if depth == 0:
-            return match.end()
-    return len(sql)
+    for kind, start, end in scan(sql):
+        yield Token(kind, sql[start:end], start)
 
 
 def name_of(token: Token) -> str:
     """The name that an identifier token stands for: folded to lower case unless quoted."""
-    if token.kind != "quoted":
-        return token.text.lower()
-    if token.text[0] == '"':
-        return token.text[1:].removesuffix('"').replace('""', '"')
-    inner = token.text[3:].removesuffix('"').replace('""', '"')
-    return _UNICODE.sub(lambda m: chr(int(m[1] or m[2], 16)) if m[1] or m[2] else "\\", inner)
+    return named(token.text)
 
 
 def qualified_names(sql: str) -> set[tuple[str, str]]:
@@ -127,7 +82,7 @@ def split_list(sql: str, separator: str = ",") -> list[str]:
     """Split SQL text at separators outside brackets, strings and comments; the parts are stripped."""
     parts, start, depth = [], 0, 0
     for token in tokens(sql):
-        if token.kind != "symbol":
+        if token.kind != "op":
             continue
         depth += (token.text in "([") - (token.text in ")]")
         if token.text == separator and depth == 0:
@@ -141,7 +96,7 @@ def bracketed(sql: str, opening: int) -> str:
     """The text inside the round bracket that opens at ``opening``. Raises ValueError when none closes it."""
     depth = 0
     for token in tokens(sql[opening:]):
-        if token.kind == "symbol" and token.text in "()":
+        if token.kind == "op" and token.text in "()":
             depth += 1 if token.text == "(" else -1
             if depth == 0:
                 return sql[opening + 1 : opening + token.start]

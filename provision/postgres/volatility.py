@@ -43,4 +43,4 @@ def _is_steady(found: list[Token], index: int) -> bool:
 
 def _is_cast(found: list[Token], index: int) -> bool:
     """Whether a type's name stands here: ``::numeric(3,2)``."""
-    return index >= 2 and found[index - 1].text == ":" and found[index - 2].text == ":"
+    return index >= 1 and found[index - 1].text == "::"

@@ -117,18 +117,3 @@ def test_a_tag_that_no_server_declares_is_found_by_check(production: Production,
     (found,) = json.loads(done.stdout)["diagnostics"]
     assert Path(found["file"]).name == "streams.yaml"
     assert "mesaging" in found["message"]
-
-
-@pytest.mark.req("A1.12")
-def test_a_declared_tag_that_no_server_has_is_found_by_plan(production: Production, tmp_path: Path) -> None:
-    specs = shutil.copytree(production.specs, tmp_path / "specs")
-    for file, old, new in [
-        ("streams.yaml", "tags: [messaging]", "tags: [chatting]"),
-        ("environments/production.yaml", "messaging", "chatting"),
-    ]:
-        text = (specs / file).read_text()
-        assert old in text
-        (specs / file).write_text(text.replace(old, new))
-    done = Production(specs, production.servers).holdfast("plan")
-    assert done.returncode != 0
-    assert "chatting" in done.stdout + done.stderr

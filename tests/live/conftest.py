@@ -6,13 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-
 
 SPECS = """\
 plane: small
@@ -95,13 +93,13 @@ class Plane:
         return [sys.executable, "-m", "provision.cli", "--specs", str(self.specs), *arguments]
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR",)}
+        kept = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         return {**kept, **self.variables, "HOLDFAST_CACHE": str(self.root / "cache"), **more}
 
     def run(self, *arguments: str, code: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self.command(*arguments), env=self.environment(**more), capture_output=True, text=True, timeout=120,
-            stdin=subprocess.DEVNULL, cwd=self.root,
+            self.command(*arguments), env=self.environment(**more), check=False, capture_output=True, text=True,
+            timeout=120, stdin=subprocess.DEVNULL, cwd=self.root,
         )  # fmt: skip
         told = done.stdout + done.stderr
         assert "Traceback" not in told, told
@@ -121,9 +119,9 @@ class Plane:
 
 
 @pytest.fixture
-def plane(tmp_path: Path, pg_database: dict[str, Any], nats_url: str) -> Iterator[Plane]:
+def plane(tmp_path: Path, pg_database: dict[str, Any], nats_url: str) -> Plane:
     """A small plane that nobody has applied yet."""
-    yield Plane(tmp_path, pg_database, nats_url)
+    return Plane(tmp_path, pg_database, nats_url)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Apply a plan and die by SIGKILL at a given step and phase. Run as: python crash.py SPECS CACHE STEP PHASE [CONSENT…]"""
+"""Apply a plan and die by SIGKILL at a given step and phase.
+
+Run as: python crash.py SPECS CACHE STEP PHASE [CONSENT…]
+"""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_what_is_renamed_is_watched_under_its_present_name() -> None:
 
     wanted = [thing("new", v=1)._replace(renamed_from=at("old"))]
     seen = Seen(Plane([thing("old", v=1)]), set(), FACTS)
-    plan = assemble(Plane(wanted), seen, {"table": Renaming()}, CLOCK)  # type: ignore[dict-item]
+    plan = assemble(Plane(wanted), seen, {"table": Renaming()}, CLOCK)
     assert fingerprint(plan.touched, Plane([thing("old", v=2)])) != plan.fingerprint
     assert plan.steps[0].adopted == (str(at("new")),)
 

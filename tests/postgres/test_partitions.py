@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from relation_driver import CLOCK, Bench, World, changed, desired, hazards, ids, read, world
 
 from provision.postgres.kinds.partition_members import covered, normal_bound
 from provision.postgres.kinds.partition_window import Every, Range, bound, gaps, read_range, suffix, wanted
+from tests.postgres.relation_driver import CLOCK, Bench, World, changed, desired, hazards, ids, read, world
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -387,7 +387,7 @@ def test_an_invalid_part_of_a_partitioned_index_is_cleared_and_built(bench: Benc
     with bench.spend() as w:
         parent, build, *_ = w.plan(w.canonical(desired(spec))).steps
         w.send(parent)
-        _interrupt(w, build.request.text, "a.h_0")
+        _interrupt(w, str(build.request[0]), "a.h_0")
         plan = w.apply(spec)
         assert ids(plan)[:2] == ["a/h/unique/hu#drop.clear a.h_0", "a/h/unique/hu#create.build a.h_0"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from relation_driver import Bench, changed, desired, hazards, ids, read, world
+
+from tests.postgres.relation_driver import Bench, changed, desired, hazards, ids, read, world
 
 BASE: Mapping[str, Any] = {
     "schemas": {
@@ -98,7 +99,7 @@ COLUMN_OPTIONS = [
     ("new", {"type": "a.free"}, set()),
     ("o", None, {"data_loss:pg:main/a/t/column/o"}),
 ]
-CONSTRAINTS = [
+CONSTRAINTS: list[tuple[str, Any, set[str]]] = [
     ("unique.u", None, set()),
     ("unique.u", ["n", "s"], set()),
     ("unique.u", {"columns": ["n"], "nulls_not_distinct": True, "comment": "u"}, set()),
@@ -121,7 +122,7 @@ CONSTRAINTS = [
     ("foreign_keys.fk", {**FK, "deferrable": True, "initially_deferred": True, "comment": "f"}, set()),
     ("foreign_keys.fk", {**FK, "validated": False}, set()),
 ]
-INDEXES = [
+INDEXES: list[tuple[str, Any, set[str]]] = [
     ("indexes.i", None, set()),
     ("indexes.i", ["s", "n"], set()),
     ("indexes.i", [{"column": "s", "order": "desc", "opclass": "text_pattern_ops"}], set()),
@@ -343,7 +344,8 @@ def _renamed(base: Mapping[str, Any]) -> dict[str, Any]:
     }
     table["columns"]["g"]["generated"] = "amount + 1"
     table["indexes"]["j"]["where"] = "amount > 0"
-    return spec
+    found: dict[str, Any] = spec
+    return found
 
 
 def test_a_renamed_column_keeps_its_values_and_all_that_speaks_of_it(bench: Bench) -> None:

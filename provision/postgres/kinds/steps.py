@@ -249,5 +249,5 @@ def _may_mean(found: Sequence[Token], index: int, renamed: Address) -> bool:
         return not qualified and follows == "."
     if renamed.kind in _IN_SCHEMA:
         return qualified and name_of(found[index - 2]) == renamed.names[0]
-    is_cast = qualified and index > 2 and found[index - 3].text == ":"
+    is_cast = qualified and index > 2 and found[index - 3].text == "::"
     return follows != "(" and not (is_cast and renamed.kind == "column")

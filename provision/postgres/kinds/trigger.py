@@ -228,11 +228,11 @@ def condition(definition: str) -> str:
     previous = ""
     depth = 0
     for token in tokens(definition):
-        if token.text == "(" and token.kind == "symbol":
+        if token.text == "(" and token.kind == "op":
             if depth == 0 and previous == "when":
                 return bracketed(definition, token.start)
             depth += 1
-        elif token.text == ")" and token.kind == "symbol":
+        elif token.text == ")" and token.kind == "op":
             depth -= 1
         previous = token.text.lower() if token.kind == "word" else ""
     raise ValueError(f"no condition in {definition!r}")
