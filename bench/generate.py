@@ -25,7 +25,7 @@ SCHEMAS = 10
 _TABLE = """\
       t{n}:
         columns:
-          id: {{type: bigint, nullable: false}}
+          id: {{type: bigint, nullable: false, identity: by_default}}
           parent_id: {{type: bigint}}
           name: {{type: varchar(255), nullable: false}}
           kind: {{type: text, nullable: false, default: "'plain'"}}
@@ -65,7 +65,12 @@ targets:
   {nats}
   postgres:
     main:
-      {{kind: external, host: {host}, port: {port}, user: {user}, password: {{env: BENCH_PASSWORD}}, database: {database}}}
+      kind: external
+      password: {{env: BENCH_PASSWORD}}
+      database: {database}
+      user: {user}
+      host: {host}
+      port: {port}
 """
 
 

@@ -84,7 +84,3 @@ def confirm(question: str) -> bool:
 def is_attended() -> bool:
     """Whether a person can answer."""
     return sys.stdin.isatty()
-
-
-def bullet(lines: Iterable[str]) -> str:
-    return "".join(f"  {line}\n" for line in lines)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -36,6 +37,7 @@ _PREFIX = "$JS.API."
 #: More requests in flight are slower on a cluster, where each is a consensus of the meta group.
 IN_FLIGHT_CLUSTER, IN_FLIGHT_SINGLE = 16, 64
 _CONNECT_TRIES = 3
+_CLOSE_S = 5.0
 _JETSTREAM_OFF = frozenset({10039, 10076})
 
 
@@ -202,9 +204,10 @@ class Link:
                 return
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Disconnect; a server that does not let go is left."""
         if self._client is not None and not self._client.is_closed:
-            await self._client.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._client.close(), _CLOSE_S)
 
     async def request(
         self, subject: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
@@ -248,6 +251,8 @@ class Link:
                 "Enable JetStream on the servers and for the account, and check the domain.",
             ) from None
         except (NatsTimeout, TimeoutError):
+            if not self.client.is_connected:
+                raise Unreachable(f"the connection to {self.settings.place} was lost", "Run it again.") from None
             raise TimedOut(
                 f"no answer to {target} within {limit:g} s", "Try again; look at the servers' load."
             ) from None

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from provision.nats import probes
 from provision.nats.api import Json, Link, Session, pipelined
 from provision.nats.errors import ApiError, NatsError, NotApplied, NotSettled, TimedOut
 from provision.nats.kinds.fields import PLANE_METADATA
 from provision.nats.kinds.wire import utc_time
-from provision.plan.protocols import Ledger
-from provision.spec.change import Api, Request
-
-#: Called with a step's id and "before_send", "after_send", "before_record" or "done" (settled and recorded).
-Hook = Callable[[str, str], None]
+from provision.plan.plan import Step
+from provision.plan.protocols import Hook, Ledger
+from provision.spec.change import Api
 
 _NOT_FOUND = 404
 #: 10124, 10226: another move or scaling is under way. 10008: no leader of the meta group just now.
@@ -25,23 +23,6 @@ _BUSY = frozenset({10124, 10226, 10008})
 _TIMES = frozenset({"opt_start_time", "pause_until"})
 #: The server takes it from a mirror's origin, whatever is sent.
 _OVERRIDDEN = frozenset({"mirror_direct"})
-
-
-class Step(Protocol):
-    """What apply reads of ``provision.plan.plan.Step``."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def request(self) -> Request: ...
-    @property
-    def after(self) -> tuple[str, ...]: ...
-    @property
-    def made(self) -> tuple[str, ...]: ...
-    @property
-    def gone(self) -> tuple[str, ...]: ...
-    @property
-    def adopted(self) -> tuple[str, ...]: ...
 
 
 class Applier:
@@ -252,4 +233,4 @@ def _is_settled(cluster: Mapping[str, Any] | None, replicas: int | None) -> bool
     return len(current) == len(followers) and (replicas is None or len(followers) == replicas - 1)
 
 
-__all__ = ["PLANE_METADATA", "Applier", "Hook", "Step", "count", "execute", "perform", "waves"]
+__all__ = ["PLANE_METADATA", "Applier", "count", "execute", "perform", "waves"]

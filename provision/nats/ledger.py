@@ -25,7 +25,7 @@ from provision.nats.kinds import bucket
 from provision.nats.observe import OWN_STREAM
 from provision.nats.probes import time_ns
 from provision.plan.protocols import LockHeld
-from provision.spec.change import Api
+from provision.spec.change import Api, Request
 
 BUCKET = OWN_STREAM.removeprefix(bucket.PREFIX)
 #: Reserved at creation, so modest; a ledger entry takes about a hundred bytes.
@@ -221,6 +221,11 @@ class Ledger:
     def write(self, content: Mapping[str, Any]) -> None:
         """Store the contract; the runtime watches this key."""
         self.store.put(f"contract.{self._scope}", _dump(content))
+
+    def perform(self, request: Request) -> None:
+        """Run the step of a plan that writes the contract."""
+        assert isinstance(request, Api)
+        self.write(request.body or {})
 
     def drop_contract(self) -> None:
         """Delete the contract if there is one."""

@@ -170,7 +170,7 @@ def from_json(data: Any) -> Plan:
 
 
 def _seal(data: Mapping[str, Any]) -> str:
-    """Hash everything else in the file: what was reviewed is what runs. It guards against edits, not against forgers."""
+    """Hash everything else in the file: what was reviewed is what runs. It stops edits, not forgers."""
     body = json.dumps({k: v for k, v in data.items() if k != "seal"}, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(body.encode()).hexdigest()}"
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from provision.plan.protocols import Ledger
+from provision.plan.plan import Step
+from provision.plan.protocols import Hook, Ledger
 from provision.postgres import wire
 from provision.postgres.errors import PostgresError, Refusal, StatementFailed, is_transient, translate
 from provision.postgres.passwords import build_verifier
@@ -19,42 +20,11 @@ from provision.spec.change import Request, Sql
 if TYPE_CHECKING:
     from provision.postgres.connect import Connection, Resolve
 
-#: Called with a step's id and "before_send", "after_send", "before_record" or "done" (committed, recorded).
-Hook = Callable[[str, str], None]
-
 _PLACEHOLDER = re.compile(r"('?)\{\{(\w+)\}\}\1")
 _LEAVES_DEBRIS = re.compile(r"CREATE\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY|REINDEX\b.*\bCONCURRENTLY", re.IGNORECASE)
 #: Waiting for these lets reads and writes pass (PostgreSQL docs, 13.3.1), so they may take their time.
 _HARMLESS_LOCKS = (None, "ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE")
 _OUT_OF_LOCKS = "53200"
-
-
-class Step(Protocol):
-    """What apply reads of ``provision.plan.plan.Step``."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def request(self) -> Request: ...
-    @property
-    def lock(self) -> str | None: ...
-    @property
-    def transactional(self) -> bool: ...
-    @property
-    def fresh(self) -> bool: ...
-    @property
-    def undo(self) -> Request | None: ...
-    @property
-    def done_if(self) -> str | None: ...
-    @property
-    def made(self) -> tuple[str, ...]: ...
-    @property
-    def gone(self) -> tuple[str, ...]: ...
-    @property
-    def adopted(self) -> tuple[str, ...]: ...
-
-
-_Step = TypeVar("_Step", bound=Step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +257,7 @@ class _Transient(Exception):
         self.refusal = refusal
 
 
-def batches(steps: Sequence[_Step], together: int) -> Iterator[Sequence[_Step]]:
+def batches(steps: Sequence[Step], together: int) -> Iterator[Sequence[Step]]:
     """Split into what is sent at once: runs of fresh transactional steps, any other step by itself. Pure."""
     start = 0
     while start < len(steps):
@@ -347,4 +317,4 @@ def _rows_under_aggregate(plan: Mapping[str, Any]) -> int:
     return int(plan["Plan Rows"])
 
 
-__all__ = ["Applier", "Count", "Limits", "PostgresError", "Step", "batches", "count"]
+__all__ = ["Applier", "Count", "Limits", "PostgresError", "batches", "count"]

@@ -13,6 +13,7 @@ from provision.plan.protocols import LockHeld
 from provision.postgres.catalog import Query, parse_copy
 from provision.postgres.errors import PermissionDenied, refusal_of, translate
 from provision.postgres.sql import quote_literal
+from provision.spec.change import Request, Sql
 from provision.spec.ident import KIND_WORDS
 
 if TYPE_CHECKING:
@@ -217,10 +218,11 @@ class PostgresLedger:
     def drop_contract(self) -> None:
         self._execute("DELETE FROM holdfast.contract WHERE plane = %s AND env = %s", [self.plane, self.env])
 
-    def perform(self, statement: str) -> None:
-        """Run a step of the plan that writes the contract by its own SQL."""
+    def perform(self, request: Request) -> None:
+        """Run the step of a plan that writes the contract."""
+        assert isinstance(request, Sql)
         with _typed(self.connection):
-            self.connection.execute(statement.encode())
+            self.connection.execute(request.text.encode())
 
     @contextmanager
     def hold(self) -> Iterator[None]:

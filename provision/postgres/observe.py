@@ -13,7 +13,7 @@ from provision.postgres import wire
 from provision.postgres.catalog import Catalog, Query, parse_copy
 from provision.postgres.connect import SESSION
 from provision.postgres.errors import Refusal, translate
-from provision.postgres.sql import quote_ident, quote_literal
+from provision.postgres.sql import quote_literal
 from provision.spec.record import Facts
 
 if TYPE_CHECKING:

@@ -189,11 +189,6 @@ def _float(modifiers: str | None, text: str) -> TypeName:
     return TypeName(None, "real" if int(modifiers) <= 24 else "double precision")
 
 
-def element(name: TypeName) -> TypeName:
-    """The type of an array's elements; other types as they are."""
-    return name._replace(is_array=False)
-
-
 #: A type of the spec language whose canonical value is the server's name of the type.
 TYPE = Type({"type": "string", "minLength": 1}, canonical)
 

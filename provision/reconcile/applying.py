@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from provision.plan.plan import Plan, Step
-from provision.plan.protocols import Ledger
+from provision.plan.protocols import ContractStore, Hook, Ledger
 from provision.reconcile.targets import Targets
-from provision.spec.change import Sql
 from provision.spec.errors import StalePlanError
 
-#: Called with a step's id and a phase: before_send, after_send, before_record, done.
-Hook = Callable[[str, str], None]
 #: How much a count may grow between plan and apply before the step is refused.
 _GROWTH = 1.1
 
@@ -34,7 +31,7 @@ class Outcome(NamedTuple):
 class Executor:
     """Runs steps against the targets of one plane."""
 
-    def __init__(self, targets: Targets, ledger: Ledger, store: Any, hook: Hook) -> None:
+    def __init__(self, targets: Targets, ledger: Ledger, store: ContractStore, hook: Hook) -> None:
         self.targets = targets
         self.ledger = ledger
         self.store = store
@@ -71,10 +68,8 @@ class Executor:
         self.hook(step.id, "before_send")
         if step.object in step.gone:
             self.store.drop_contract()
-        elif isinstance(step.request, Sql):
-            self.store.perform(step.request.text)
         else:
-            self.store.write(step.request.body)
+            self.store.perform(step.request)
         self.hook(step.id, "after_send")
         self.hook(step.id, "before_record")
         self.ledger.forget(step.gone)
@@ -118,5 +113,3 @@ def count(targets: Targets, step: Step, probe: Any) -> int | None:
     from provision.nats.apply import count as count_messages
 
     return count_messages(targets.nats(step.target), probe)
-
-

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from provision import registry
 from provision.reconcile.targets import Note, Targets
 from provision.reconcile.world import World
+from provision.spec.errors import InputError
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane, Record
 from provision.spec.stamps import code_digest
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from provision.postgres.connect import Settings
     from provision.postgres.memo import Memo
     from provision.postgres.scratch import Embedded
+
+#: Refusals that an object may cure which nobody declares and the target has: something undefined, a missing right.
+_ABSENT = frozenset({"42P01", "42703", "42704", "42883", "3F000", "42501", "58P01"})
 
 
 def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note: Note) -> Plane:
@@ -34,7 +38,10 @@ def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note
         for skipped in result.skipped:
             note(f"not compiled here: {skipped.address} needs {skipped.needs}")
         for problem in result.problems:
-            note(f"{problem.address}: {problem.message} ({problem.sqlstate})")
+            text = f"{problem.address}: {' '.join(problem.message.split())} ({problem.sqlstate})"
+            if problem.sqlstate not in _ABSENT:
+                raise InputError(text, f"See its line: holdfast check --compile --env {plane.env}")
+            note(text)
         found |= {r.address: _ordered(r, plane[r.address]) for r in result.plane}
     return Plane(found.values(), name=plane.name, env=plane.env)
 

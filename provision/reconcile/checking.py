@@ -60,7 +60,8 @@ def _compile(workspace: Workspace, cache: Path, note: Note) -> Iterator[Diagnost
         for problem in result.problems:
             where = _origin(workspace.plane, problem.address)
             fields = tuple(problem.field.split(".")) if problem.field else ()
-            message = f"PostgreSQL refuses {problem.address}: {problem.message} ({problem.sqlstate})"
+            words = " ".join(problem.message.split())
+            message = f"PostgreSQL refuses {problem.address}: {words} ({problem.sqlstate})"
             help = problem.help or "Correct the SQL; the server's words say what it takes."
             if problem.position is not None and fields:
                 mark = document.locate_text((*where, *fields), problem.position - 1)

@@ -17,7 +17,10 @@ from provision.spec.errors import ConsentError, InputError, OperationError, Stal
 
 if TYPE_CHECKING:
     from provision.plan.plan import Plan, Step
-    from provision.reconcile.applying import Executor, Hook, Outcome
+    from provision.nats.ledger import Ledger as NatsLedger
+    from provision.plan.protocols import ContractStore, Hook, LockedLedger
+    from provision.postgres.ledger import PostgresLedger
+    from provision.reconcile.applying import Executor, Outcome
     from provision.spec.record import Plane
 
 Progress = Callable[[str], None]
@@ -140,7 +143,7 @@ class OpenPlane:
                 if phase == "done":
                     progress(summaries[step])
 
-            outcome = self._run(plan, Executor(self.targets, ledger, self._store(ledger), both), ledger)
+            outcome = self._run(plan, Executor(self.targets, ledger, self._store(), both), ledger)
         self._render()
         return outcome
 
@@ -168,7 +171,7 @@ class OpenPlane:
             ],
         }
 
-    def _run(self, plan: Plan, executor: Executor, ledger: Any) -> Outcome:
+    def _run(self, plan: Plan, executor: Executor, ledger: LockedLedger) -> Outcome:
         run = ledger.start_run(plan.fingerprint)
         try:
             outcome = executor.run(plan)
@@ -188,7 +191,7 @@ class OpenPlane:
         for path in write_pgbouncer(self.workspace.plane, self.targets, self.note):
             self.note(f"wrote {path}")
 
-    def _note_failure(self, ledger: Any, run: str) -> None:
+    def _note_failure(self, ledger: LockedLedger, run: str) -> None:
         """Record the failure where the ledger still answers; the error itself matters more than this note."""
         try:
             ledger.finish_run(run, "failed", {})
@@ -223,18 +226,19 @@ class OpenPlane:
         )
         return replace(step, hazards=hazards)
 
-    def _ledger(self) -> Any:
-        if databases := self.targets.names("pg"):
-            from provision.postgres.ledger import PostgresLedger
+    def _ledger(self) -> LockedLedger:
+        return self._postgres_ledger() if self.targets.names("pg") else self._nats_ledger()
 
-            return PostgresLedger(self.targets.postgres(databases[0]), self.name, self.env)
-        return self._nats_ledger()
-
-    def _store(self, ledger: Any) -> Any:
+    def _store(self) -> ContractStore:
         """Where the contract lives: in NATS, so that the runtime needs one address only; else beside the ledger."""
-        return self._nats_ledger() if self.targets.names("nats") else ledger
+        return self._nats_ledger() if self.targets.names("nats") else self._postgres_ledger()
 
-    def _nats_ledger(self) -> Any:
+    def _postgres_ledger(self) -> PostgresLedger:
+        from provision.postgres.ledger import PostgresLedger
+
+        return PostgresLedger(self.targets.postgres(self.targets.names("pg")[0]), self.name, self.env)
+
+    def _nats_ledger(self) -> NatsLedger:
         from provision.nats.ledger import Ledger
 
         return Ledger(self.targets.nats(self.targets.names("nats")[0]), self.name, self.env)
@@ -253,5 +257,3 @@ def _guarded(step: Step, adopted: Collection[str]) -> Step:
 
     note = Hazard("delete", f"{step.object} was adopted, not created, by this plane")
     return replace(step, hazards=(*step.hazards, note))
-
-

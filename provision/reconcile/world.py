@@ -54,8 +54,14 @@ class World:
 
     @cached_property
     def stored(self) -> Mapping[str, Any] | None:
-        """The stored contract."""
-        return self._stored()
+        """The stored contract. Raises InputError for one that a later version of us wrote."""
+        from provision.pools import contract
+
+        found = self._stored()
+        if found is not None and not contract.is_readable(found):
+            version = found.get("contract_version")
+            raise InputError(f"the stored contract has version {version}, unknown to us", "Update holdfast.")
+        return found
 
     @cached_property
     def digest(self) -> str:
@@ -157,9 +163,7 @@ def observe(
     stored = answers[nats[0]][1] if nats else None
     if not postgres:
         noted = answers[nats[0]][2]
-        return World(
-            plane, env, snapshots, observations, lambda: noted.owned, lambda: stored, lambda: noted.intended
-        )
+        return World(plane, env, snapshots, observations, lambda: noted.owned, lambda: stored, lambda: noted.intended)
 
     @cache
     def held() -> Held:

@@ -28,7 +28,8 @@ class ConsentError(HoldfastError):
 
     def __init__(self, consents: tuple[str, ...]) -> None:
         listed = " ".join(f"--allow {c}" for c in consents)
-        super().__init__(f"{len(consents)} consents are missing; nothing was changed", f"Read the plan, then add: {listed}")
+        message = f"{len(consents)} consents are missing; nothing was changed"
+        super().__init__(message, f"Read the plan, then add: {listed}")
         self.consents = consents
 
 

@@ -45,17 +45,8 @@ def _guard(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 BOOL = Type({"type": "boolean"})
 STRING = Type({"type": "string"})
-
-
-def closed_sql(text: str) -> str:
-    """SQL that other SQL may follow: a comment in its last line ends with a line of its own."""
-    return f"{text}\n" if "--" in text.rpartition("\n")[2] else text
-
-
 #: SQL text, inline; ``file:`` bodies are resolved to text before records are read.
-SQL = Type({"type": "string", "minLength": 1}, closed_sql)
-#: The same, kept letter by letter.
-VERBATIM = Type({"type": "string", "minLength": 1})
+SQL = Type({"type": "string", "minLength": 1})
 #: ``30s``, ``1.5h``, ``30d`` -> integer nanoseconds; 0 means none.
 DURATION = Type(
     {"anyOf": [{"type": "string", "pattern": units.DURATION_PATTERN}, {"const": 0}]}, _guard(units.duration_ns)
@@ -235,4 +226,3 @@ class FieldTable:
         return settings
 
 
-IDENTIFIER = re.compile(r"^[A-Za-z_][A-Za-z0-9_$]*$")

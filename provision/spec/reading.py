@@ -36,11 +36,6 @@ class Reading(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
     dropped: tuple[Pointer, ...] = ()
 
-    @property
-    def has_errors(self) -> bool:
-        return any(diagnostic.severity == "error" for diagnostic in self.diagnostics)
-
-
 @lru_cache(maxsize=8)
 def _compiled(sections: tuple[Section, ...]) -> Schema:
     return Schema(compose(sections))

@@ -33,11 +33,6 @@ class SecretMissing(InputError):
         self.name = name
 
 
-def is_reference(value: Any) -> bool:
-    """Whether a value of a spec is a secret reference."""
-    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("env", "file")
-
-
 def describe(reference: Mapping[str, str]) -> str:
     """Name a reference for people: ``env PRIMARY_DB_PASSWORD``."""
     return " ".join(next(iter(reference.items())))
@@ -75,16 +70,6 @@ def is_set(reference: Mapping[str, str], root: Path, extra: Mapping[str, str] | 
     except SecretMissing:
         return False
     return True
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """Read NAME=value lines, as ``dev up`` writes them; a missing file is empty."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    pairs = (line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    return {name.strip(): value for name, separator, value in pairs if separator}
 
 
 class Redactor:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.live.conftest import Plane
 
+CHEAP = 'cheap: {query: "SELECT id, price FROM app.item WHERE price < 10"}'
+
 
 def request(plane: Plane, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """A raw request to the plane's NATS server."""
@@ -70,7 +72,7 @@ def test_an_adopted_table_stays_adopted_under_its_new_name(plane: Plane) -> None
 
 
 def test_a_name_whose_object_somebody_dropped_is_not_ours_for_ever(applied: Plane) -> None:
-    applied.edit('      cheap: {query: "SELECT id, price FROM app.item WHERE price < 10"}\n', "      more: {query: SELECT 1 AS one}\n")
+    applied.edit(f"      {CHEAP}\n", "      more: {query: SELECT 1 AS one}\n")
     applied.sql("DROP VIEW app.cheap; CREATE VIEW app.more AS SELECT 1 AS one")
     applied.run("apply", "--yes")
     assert "pg:main/app/view/cheap" not in origins(applied)
@@ -79,7 +81,7 @@ def test_a_name_whose_object_somebody_dropped_is_not_ours_for_ever(applied: Plan
 
 
 def test_a_forgotten_name_needs_no_other_change(applied: Plane) -> None:
-    applied.edit('    views:\n      cheap: {query: "SELECT id, price FROM app.item WHERE price < 10"}\n', "")
+    applied.edit(f"    views:\n      {CHEAP}\n", "")
     consents = applied.plan()["consents"]
     applied.run("apply", "--yes", *(f"--allow={c}" for c in consents))
     applied.sql("INSERT INTO holdfast.objects SELECT plane, env, 'pg:main/app/view/cheap', 'view', origin, state"

@@ -20,7 +20,7 @@ _TRANSACTIONAL = {"pg": True, "nats": False}
 
 @dataclass(frozen=True)
 class Expect:
-    """``expect.yaml``. Every field is written by hand; nothing in it is derived from the product.
+    """``expect.yaml``. No command writes it: a plan of another shape is judged by a person, then edited here.
 
     ``steps`` is the plan from before to after, see ``shape``; ``consents`` all that it needs. ``rows`` counts
     tables and ``messages`` streams once it is done; ``answers`` maps queries to their rows (a bare value where

@@ -54,7 +54,7 @@ def make_bed(
     return made
 
 
-@pytest.mark.req("B2.1", "B2.4")
+@pytest.mark.req("B2.1")
 @pytest.mark.parametrize("case", [_param(case) for case in _CASES])
 def test_the_plan_leads_there_and_back_as_expected(case: Case, make_bed: Callable[[Case], Bed]) -> None:
     bed = make_bed(case)
@@ -128,4 +128,4 @@ def test_every_live_kind_has_a_scenario() -> None:
 def test_a_scenario_is_about_the_kind_in_its_name(case: Case) -> None:
     objects = [next(iter(step.values())) for step in case.expect.steps]
     section = f"/{case.kind}/" if case.kind not in ("schema", "table") else "/"
-    assert any(section in o.replace(":main", "") for o in objects)
+    assert case.expect.known_gap or any(section in o.replace(":main", "") for o in objects)

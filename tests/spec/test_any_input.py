@@ -73,5 +73,5 @@ def test_any_bytes_are_read_or_refused(data: bytes | str) -> None:
 def test_odd_escapes_are_read_or_refused(escape: str) -> None:
     text = f'plane: agents\nstreams: {{A: {{subjects: ["{escape}"], "{escape}": 1, max_age: "{escape}"}}}}\n'
     document, reading = outcome(text.encode())
-    assert reading.has_errors
+    assert any(d.severity == "error" for d in reading.diagnostics)
     assert "\x07" not in render.text(reading.diagnostics, lambda mark: document.line(Mark(*mark)))

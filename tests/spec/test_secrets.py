@@ -48,12 +48,6 @@ def test_a_missing_secret_is_a_typed_error_that_names_it(tmp_path: Path, monkeyp
         assert not secrets.is_set(reference, tmp_path)
 
 
-def test_generated_secrets_are_read_line_by_line(tmp_path: Path) -> None:
-    (tmp_path / "secrets.env").write_text("# made by dev up\nA=1=2\n\nB = x \nbroken\n")
-    assert secrets.read_env_file(tmp_path / "secrets.env") == {"A": "1=2", "B": " x "}
-    assert secrets.read_env_file(tmp_path / "none") == {}
-
-
 @pytest.mark.req("A4.8", "B3.3")
 def test_every_spelling_of_a_known_secret_is_masked() -> None:
     import json

@@ -180,11 +180,6 @@ def _same_items(left: Any, right: Any) -> bool:
     return not rest
 
 
-def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
-    """The keys whose values differ between two JSON objects, in a stable order."""
-    return [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
-
-
 _TIME = re.compile(r"^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)$")
 
 

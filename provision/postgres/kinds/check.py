@@ -7,6 +7,7 @@ from typing import Any
 
 from provision.postgres import sql
 from provision.postgres.catalog import Catalog
+from provision.postgres.kinds.expression import SQL
 from provision.postgres.kinds.ownership import parse
 from provision.postgres.kinds.steps import (
     ACCESS_SHARE,
@@ -35,14 +36,14 @@ QUERIES = RELATION_QUERIES
 ENFORCED = Field("enforced", fields.BOOL, "Whether new rows are checked.", default=True, since=(18,))
 VALIDATED = Field("validated", fields.BOOL, "Whether the rows that existed before are proven too.", default=True)
 FIELDS = FieldTable(
-    Field("expression", fields.SQL, "SQL condition; rows for which it is false are refused.", required=True),
+    Field("expression", SQL, "SQL condition; rows for which it is false are refused.", required=True),
     Field("no_inherit", fields.BOOL, "Not passed on to tables that inherit from this one.", default=False),
     ENFORCED,
     VALIDATED,
     Field("comment", fields.STRING, "The comment stored with the constraint."),
 )
 #: A check is its expression, or a mapping with options.
-SCHEMA = {"anyOf": [fields.SQL.schema, FIELDS.schema()]}
+SCHEMA = {"anyOf": [SQL.schema, FIELDS.schema()]}
 _IN_PLACE = {"comment", "validated"}
 
 

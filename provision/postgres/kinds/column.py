@@ -11,6 +11,7 @@ from provision.postgres import types
 from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import column_change
 from provision.postgres.kinds.domain import EXPRESSION
+from provision.postgres.kinds.expression import SQL
 from provision.postgres.kinds.ownership import RENAMED_FROM, parse, renamed_from
 from provision.postgres.kinds.steps import retitled_sql
 from provision.postgres.printed import settled
@@ -39,7 +40,7 @@ IDENTITY = FieldTable(
     Field("cycle", fields.BOOL, "Start over at the end.", default=False),
 )
 GENERATED = FieldTable(
-    Field("expression", fields.SQL, "SQL over other columns of the row.", required=True),
+    Field("expression", SQL, "SQL over other columns of the row.", required=True),
     Field("stored", fields.BOOL, "Kept on disk, or computed on reading (PostgreSQL 18).", default=True),
 )
 _WORD = fields.enum("always", "by_default")
@@ -86,7 +87,7 @@ FIELDS = FieldTable(
     ),
     Field(
         "generated",
-        fields.any_of(fields.SQL, fields.object_of(GENERATED), parse=_generated),
+        fields.any_of(SQL, fields.object_of(GENERATED), parse=_generated),
         "The value is computed from other columns.",
     ),
     Field("collation", COLLATION, "Another sort order than the type's."),

@@ -11,6 +11,7 @@ from provision.postgres import sql
 from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import enum
 from provision.postgres.kinds.depends import Dependencies
+from provision.postgres.kinds.expression import SQL, embedded
 from provision.postgres.kinds.grant import GRANTS_SCHEMA, grants_of, read_grants
 from provision.postgres.kinds.ownership import (
     COMMENT,
@@ -40,14 +41,14 @@ from provision.spec.record import Facts, Pointer, Record, Settings
 #: An SQL expression; YAML numbers and booleans stand for their SQL text.
 EXPRESSION = fields.Type(
     {"type": ["string", "number", "boolean"], "minLength": 1},
-    lambda value: str(value).lower() if isinstance(value, bool) else fields.closed_sql(str(value)),
+    lambda value: str(value).lower() if isinstance(value, bool) else embedded(str(value)),
 )
 FIELDS = FieldTable(
     Field("type", TYPE, "The base type.", required=True),
     Field("nullable", fields.BOOL, "Whether NULL is a value of the domain.", default=True),
     Field("default", EXPRESSION, "The default of columns of the domain that have none."),
     Field("collation", fields.STRING, "Another collation than the base type's."),
-    Field("checks", fields.map_of(fields.SQL), "Named conditions on VALUE.", default={}),
+    Field("checks", fields.map_of(SQL), "Named conditions on VALUE.", default={}),
     OWNER,
     COMMENT,
     extra=RENAMED_FROM | {"grants": GRANTS_SCHEMA},

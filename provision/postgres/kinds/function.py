@@ -62,7 +62,7 @@ FIELDS = FieldTable(
     Field("set", guc.SETTINGS, "Server settings while it runs.", default={}),
     Field("support", fields.STRING, "Planner support function, schema.name."),
     Field("library", fields.STRING, "The object file of a function in c; the body is then its link symbol."),
-    Field("body", fields.VERBATIM, "The body, stored as it is written."),
+    Field("body", fields.SQL, "The body, stored as it is written."),
     Field("sql_body", fields.SQL, "A body that is parsed when created: BEGIN ATOMIC … END or RETURN …."),
     OWNER,
     COMMENT,

@@ -11,6 +11,7 @@ from provision.postgres.catalog import Catalog, Row
 from provision.postgres.kinds import index_build
 from provision.postgres.kinds.column import COLLATION
 from provision.postgres.kinds.column_type import collation_sql
+from provision.postgres.kinds.expression import SQL, embedded
 from provision.postgres.kinds.index_change import IN_PLACE, IN_PLACE_STORAGE, lower
 from provision.postgres.kinds.key_constraint import STORAGE
 from provision.postgres.kinds.ownership import parse
@@ -39,7 +40,7 @@ QUERIES = RELATION_QUERIES
 
 ITEM = FieldTable(
     Field("column", fields.STRING, "A column of the table."),
-    Field("expression", fields.SQL, "SQL over columns of the row, instead of a column."),
+    Field("expression", SQL, "SQL over columns of the row, instead of a column."),
     Field("order", fields.enum("asc", "desc"), "Ascending or descending.", default="asc"),
     Field("nulls", fields.enum("first", "last"), "Where NULLs go; last when ascending, first when descending."),
     Field("opclass", fields.STRING, "The operator class, if not the type's own, e.g. public.vector_cosine_ops."),
@@ -49,7 +50,7 @@ ITEM = FieldTable(
 
 
 def _items(value: list[Any]) -> list[Any]:
-    return [fields.closed_sql(v) if isinstance(v, str) else ITEM.parse(v) for v in value]
+    return [embedded(v) if isinstance(v, str) else ITEM.parse(v) for v in value]
 
 
 _COLUMNS = Type(
@@ -61,7 +62,7 @@ FIELDS = FieldTable(
     Field("unique", fields.BOOL, "Whether two rows may be equal in it.", default=False),
     Field("nulls_not_distinct", fields.BOOL, "Whether two NULLs count as equal.", default=False),
     Field("include", fields.list_of(fields.STRING), "Further columns kept in the index only.", default=[]),
-    Field("where", fields.SQL, "Only rows that meet this condition are indexed."),
+    Field("where", SQL, "Only rows that meet this condition are indexed."),
     Field("storage", STORAGE, "Storage parameters: fillfactor, fastupdate, lists, m, ef_construction …", default={}),
     Field("tablespace", fields.STRING, "Where the index is kept; without it, the database's tablespace."),
     Field(

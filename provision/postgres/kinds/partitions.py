@@ -9,6 +9,7 @@ from typing import Any
 from provision.postgres import sql
 from provision.postgres.catalog import Catalog
 from provision.postgres.kinds import partition_change
+from provision.postgres.kinds.expression import SQL, embedded
 from provision.postgres.kinds.ownership import parse
 from provision.postgres.kinds.partition_key import live_key
 from provision.postgres.kinds.partition_members import (
@@ -44,9 +45,9 @@ _VALUES = Type(
     lambda value: {suffix: [_text(v) for v in values] for suffix, values in value.items()},
 )
 _KEY = fields.any_of(
-    fields.SQL,
-    fields.list_of(fields.SQL, min_items=1),
-    parse=lambda value: [value] if isinstance(value, str) else list(value),
+    SQL,
+    fields.list_of(SQL, min_items=1),
+    parse=lambda value: [embedded(v) for v in ([value] if isinstance(value, str) else value)],
 )
 FIELDS = FieldTable(
     Field("by", fields.enum("hash", "list", "range"), "How rows are assigned to partitions.", required=True),
@@ -200,12 +201,6 @@ def _deeper(catalog: Catalog, table: Table, parts: list[Partition]) -> Settings:
 def member_key(table: Address, schema: str, name: str) -> str:
     """A member's name: bare in the schema of its table, else quoted with its schema."""
     return name if schema == table.names[0] else f'"{schema}"."{name}"'
-
-
-def sample_member(record: Record) -> Record:
-    """The set with a single member, enough to compile its table."""
-    table = record.address._replace(kind="table", path=record.address.path[:-2])
-    return record._replace(settings={**record.settings, "members": sample(table.name, record.settings)})
 
 
 KIND = PartitionsKind()

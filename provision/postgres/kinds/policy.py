@@ -9,6 +9,7 @@ from typing import Any
 from provision.postgres import sql
 from provision.postgres.catalog import SYSTEM_SCHEMAS, Catalog, Query
 from provision.postgres.kinds.depends import DEPENDENCIES, Dependencies
+from provision.postgres.kinds.expression import SQL
 from provision.postgres.kinds.ownership import (
     COMMENT,
     RENAMED_FROM,
@@ -42,14 +43,13 @@ FIELDS = FieldTable(
         default="all",
     ),
     Field("to", ROLES, "The roles it covers; 'public' is everybody.", default=["public"]),
-    Field("using", fields.SQL, "Condition for rows to be seen, updated or deleted."),
-    Field("with_check", fields.SQL, "Condition for rows to be written; without it, the condition of using."),
+    Field("using", SQL, "Condition for rows to be seen, updated or deleted."),
+    Field("with_check", SQL, "Condition for rows to be written; without it, the condition of using."),
     Field("permissive", fields.BOOL, "Combined with OR; restrictive ones with AND.", default=True),
     COMMENT,
     extra=RENAMED_FROM,
 )
 #: ``policies`` of a table.
-POLICIES_SCHEMA: fields.Json = {"type": "object", "additionalProperties": FIELDS.schema()}
 QUERIES = (
     Query(
         "policies",

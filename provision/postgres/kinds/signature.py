@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from provision.postgres import sql, types
+from provision.postgres.kinds.expression import SQL
 from provision.postgres.references import name_of, split_list, tokens
 from provision.spec import fields
 from provision.spec.fields import Field, FieldError, FieldTable, Type
@@ -42,7 +43,7 @@ ARGUMENT = FieldTable(
     Field("name", fields.STRING, "The argument's name."),
     Field("type", TYPE, "Its type; modifiers such as a length are not kept.", required=True),
     Field("mode", fields.enum("in", "out", "inout", "variadic"), "Its direction.", default="in"),
-    Field("default", fields.SQL, "SQL expression for callers that leave it out."),
+    Field("default", SQL, "SQL expression for callers that leave it out."),
 )
 
 

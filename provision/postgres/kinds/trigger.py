@@ -9,6 +9,7 @@ from typing import Any
 from provision.postgres import sql
 from provision.postgres.catalog import SYSTEM_SCHEMAS, Catalog, Query
 from provision.postgres.kinds.depends import DEPENDENCIES, Dependencies
+from provision.postgres.kinds.expression import SQL
 from provision.postgres.kinds.ownership import (
     COMMENT,
     RENAMED_FROM,
@@ -87,7 +88,7 @@ FIELDS = FieldTable(
     Field("timing", fields.enum("before", "after", "instead_of"), "When it fires.", required=True),
     Field("events", EVENTS, "insert, update, 'update of column, …', delete, truncate.", required=True),
     Field("for_each", fields.enum("row", "statement"), "How often it fires.", default="statement"),
-    Field("when", fields.SQL, "Condition on OLD and NEW under which it fires."),
+    Field("when", SQL, "Condition on OLD and NEW under which it fires."),
     Field("function", NAME, "The trigger function, schema.name.", required=True),
     Field("arguments", fields.list_of(fields.STRING), "Strings handed to the function.", default=[]),
     Field(

@@ -9,6 +9,7 @@ from typing import Any
 from provision.postgres import sql
 from provision.postgres.catalog import SYSTEM_SCHEMAS, Catalog, Query
 from provision.postgres.kinds.depends import DEPENDENCIES, Dependencies
+from provision.postgres.kinds.expression import SQL
 from provision.postgres.kinds.grant import GRANTS_SCHEMA, grants_of, read_grants
 from provision.postgres.kinds.ownership import (
     COMMENT,
@@ -52,7 +53,7 @@ OPTIONS = FieldTable(
 )
 _NO_OPTIONS = {"security_invoker": False, "security_barrier": False, "check_option": None}
 FIELDS = FieldTable(
-    Field("query", fields.SQL, "The SELECT.", required=True),
+    Field("query", SQL, "The SELECT.", required=True),
     Field("columns", fields.list_of(fields.STRING), "Names of its columns; without it, those of the query."),
     Field("options", fields.object_of(OPTIONS), "Options of the view.", default=_NO_OPTIONS),
     OWNER,
