@@ -220,6 +220,7 @@ class Ledger:
 
     def write(self, content: Mapping[str, Any]) -> None:
         """Store the contract; the runtime watches this key."""
+        self.check()
         self.store.put(f"contract.{self._scope}", _dump(content))
 
     def perform(self, request: Request) -> None:
@@ -229,6 +230,7 @@ class Ledger:
 
     def drop_contract(self) -> None:
         """Delete the contract if there is one."""
+        self.check()
         if self.store.get(f"contract.{self._scope}") is not None:
             self.store.delete(f"contract.{self._scope}")
 

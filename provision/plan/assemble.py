@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from provision.plan.lower import Scene, Work, lower
 from provision.plan.order import order
 from provision.plan.plan import Drift, Plan, Step, summarise
 from provision.plan.renames import move_renamed
-from provision.plan.scope import covers, narrow
+from provision.plan.scope import covers, hands_off, narrow
 from provision.spec.change import Change, Impact
 from provision.spec.ident import Address
 from provision.spec.kind import Kind, PlainKind
@@ -63,7 +63,9 @@ def assemble(
         wanted, live, {*owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
         takes_children=lambda a: _takes_children(kinds, a),
     )  # fmt: skip
-    scoped = narrow(difference.changes, within, (*wanted.records, *live.records))
+    others = hands_off(difference.changes, wanted, live)
+    ours = {a: c for a, c in difference.changes.items() if a not in others}
+    scoped = narrow(ours, within, (*wanted.records, *live.records))
     wanted, scoped = _in_words(wanted, scoped, words)
 
     def impact(change: Change) -> Impact:
@@ -85,7 +87,7 @@ def assemble(
         touched=addresses,
         steps=steps,
         adopt=adopt,
-        drift=tuple(_drift(difference, seen, wanted)),
+        drift=tuple(_drift(difference, seen, wanted, others)),
         summary=summarise(steps),
         forget=tuple(address for address in _lost(wanted, seen) if covers(within, address)),
     )
@@ -189,11 +191,11 @@ def _takes_children(kinds: Mapping[str, Kind], address: Address) -> bool:
     return bool(getattr(kinds[address.kind], "takes_children", False))
 
 
-def _drift(difference: Diff, seen: Seen, desired: Plane) -> Iterable[Drift]:
+def _drift(difference: Diff, seen: Seen, desired: Plane, others: Collection[Address]) -> Iterable[Drift]:
     """What differs from an earlier apply or from anybody's declaration, apart from plain creations."""
     for address, change in difference.changes.items():
         if change.action == "create":
-            if str(address) in seen.owned:
+            if str(address) in seen.owned or address in others:
                 yield Drift(str(address), "missing")
         elif change.before is not None and change.after is not None:
             before, after = change.before.settings, change.after.settings

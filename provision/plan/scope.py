@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from provision.spec.change import Change
 from provision.spec.errors import InputError
 from provision.spec.ident import Address
+from provision.spec.record import Plane, Record
 
 
 class ScopeError(InputError):
@@ -39,3 +40,22 @@ def narrow(changes: dict[Address, Change], only: Iterable[str], known: Iterable[
                 kept.add(needed)
                 todo.append(needed)
     return {a: c for a, c in changes.items() if a in kept}
+
+
+def hands_off(changes: dict[Address, Change], desired: Plane, live: Plane) -> dict[Address, Change]:
+    """The changes that are not ours to make: what lies in a schema whose DDL migrations own.
+
+    They are reported, never planned (``managed: migrations`` of the nearest ancestor that says).
+    """
+    return {a: c for a, c in changes.items() if _owner(c.record, desired, live) == "migrations"}
+
+
+def _owner(record: Record, desired: Plane, live: Plane) -> str | None:
+    found: Record | None = record
+    while found is not None:
+        said = (desired.get(found.address) or found).settings.get("managed")
+        if said is not None:
+            return str(said)
+        parent = found.parent
+        found = None if parent is None else desired.get(parent) or live.get(parent)
+    return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from provision.reconcile.world import World, observe
 from provision.spec.errors import ConsentError, InputError, OperationError, StalePlanError
 
 if TYPE_CHECKING:
-    from provision.plan.plan import Plan, Step
     from provision.nats.ledger import Ledger as NatsLedger
+    from provision.plan.plan import Plan, Step
     from provision.plan.protocols import ContractStore, Hook, LockedLedger
     from provision.postgres.ledger import PostgresLedger
     from provision.reconcile.applying import Executor, Outcome
@@ -227,17 +228,18 @@ class OpenPlane:
         return replace(step, hazards=hazards)
 
     def _ledger(self) -> LockedLedger:
-        return self._postgres_ledger() if self.targets.names("pg") else self._nats_ledger()
+        return self._postgres_ledger() if self.targets.names("pg") else self._nats_ledger
 
     def _store(self) -> ContractStore:
         """Where the contract lives: in NATS, so that the runtime needs one address only; else beside the ledger."""
-        return self._nats_ledger() if self.targets.names("nats") else self._postgres_ledger()
+        return self._nats_ledger if self.targets.names("nats") else self._postgres_ledger()
 
     def _postgres_ledger(self) -> PostgresLedger:
         from provision.postgres.ledger import PostgresLedger
 
         return PostgresLedger(self.targets.postgres(self.targets.names("pg")[0]), self.name, self.env)
 
+    @cached_property
     def _nats_ledger(self) -> NatsLedger:
         from provision.nats.ledger import Ledger
 

@@ -12,9 +12,9 @@ from provision.nats.errors import ApiError
 from provision.nats.kinds import bucket, consumer, object_store, publisher, stream
 from provision.plan.assemble import Seen, assemble
 from provision.plan.plan import Plan
-from provision.spec.fields import FieldError
 from provision.spec.ident import Address
-from provision.spec.record import Plane, Pointer, Record
+from provision.spec.record import Plane, Record
+from tests.complaints import Complaints
 
 Json = dict[str, Any]
 KINDS: dict[str, Any] = {
@@ -24,27 +24,11 @@ SECTIONS = (stream.SECTION, bucket.SECTION, object_store.SECTION, publisher.SECT
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
-class Collector:
-    """A Reader that keeps what it is told."""
-
-    plane = "agents"
-    env = "test"
-
-    def __init__(self) -> None:
-        self.problems: list[tuple[Pointer, str]] = []
-
-    def fail(self, pointer: Pointer, error: FieldError) -> None:
-        self.problems.append(((*pointer, *error.path), str(error)))
-
-    def report(self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False) -> None:
-        self.problems.append((pointer, message))
-
-
 def read(document: Mapping[str, Any]) -> list[Record]:
     """The records of a document; it must be free of mistakes."""
-    reader = Collector()
+    reader = Complaints()
     records = [r for section in SECTIONS for r in section.read(document.get(section.name) or {}, reader)]
-    assert not reader.problems
+    assert not reader.found
     return records
 
 

@@ -8,14 +8,15 @@ import pytest
 from provision.nats.kinds import bucket, stream
 from provision.spec.ident import Address
 from provision.spec.record import Pointer
-from tests.nats.nats_plane import SECTIONS, Collector, Json, read
+from tests.complaints import Complaints
+from tests.nats.nats_plane import SECTIONS, Json, read
 
 
 def problems(section: str, node: Json) -> list[tuple[Pointer, str]]:
-    reader = Collector()
+    reader = Complaints()
     (found,) = [s for s in SECTIONS if s.name == section]
     list(found.read(node, reader))
-    return reader.problems
+    return reader.found
 
 
 def test_units_become_exact_integers() -> None:

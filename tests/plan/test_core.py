@@ -207,6 +207,19 @@ def test_a_rename_carries_what_is_inside_and_hands_the_ledger_over() -> None:
     assert (plan.adopt, plan.drift[0].change) == ((), "changed")
 
 
+def test_what_migrations_own_is_reported_and_never_planned() -> None:
+    schema = Address.root("pg", "main", "schema", "s", bare=True)
+    ours = Record(schema, {"managed": "migrations"})
+    wanted = [ours, thing("new")._replace(parent=schema), thing("other", v=1)._replace(parent=schema)]
+    live = [ours, thing("other", v=2)._replace(parent=schema), thing("gone")._replace(parent=schema)]
+    kinds: Any = {"schema": Thing(), **KINDS}
+    seen = Seen(Plane(live), {str(r.address) for r in live}, FACTS)
+    plan = assemble(Plane(wanted), seen, kinds, CLOCK)
+    assert plan.is_empty
+    found = {d.object: d.change for d in plan.drift}
+    assert found == {"pg:main/s/new": "missing", "pg:main/s/other": "changed", "pg:main/s/gone": "undeclared"}
+
+
 def test_only_narrows_to_an_address_and_what_it_needs() -> None:
     wanted = [thing("base"), thing("top", "base"), thing("aside")]
     assert ids(plan_of(wanted, [], only=("pg:main/s/top",))) == ["base#create", "top#create"]

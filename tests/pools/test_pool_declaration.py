@@ -9,34 +9,18 @@ import pytest
 
 from provision.pools import budget
 from provision.pools.kinds import SECTION
-from provision.spec.fields import FieldError
 from provision.spec.ident import Address
-from provision.spec.record import Pointer, Record
+from provision.spec.record import Record
+from tests.complaints import Complaints
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 
 
-class Reports:
-    """A reader that collects what went wrong."""
-
-    plane = "test"
-    env = "dev"
-
-    def __init__(self) -> None:
-        self.errors: list[tuple[Pointer, FieldError]] = []
-
-    def fail(self, pointer: Pointer, error: FieldError) -> None:
-        self.errors.append((pointer, error))
-
-    def report(self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False) -> None:
-        raise AssertionError(message)
-
-
 def read(**pools: dict[str, Any]) -> dict[str, Record]:
-    reports = Reports()
-    found = {r.address.name: r for r in SECTION.read(pools, reports)}
-    assert not reports.errors
+    complaints = Complaints()
+    found = {r.address.name: r for r in SECTION.read(pools, complaints)}
+    assert complaints.found == []
     return found
 
 
@@ -85,10 +69,10 @@ def test_sizing_fills_only_what_is_not_said() -> None:
 
 
 def test_every_wrong_value_is_reported_at_its_field() -> None:
-    reports = Reports()
+    complaints = Complaints()
     body = {"role": "app", "acquire_timeout": "30", "idle_timeout": "ten minutes"}
-    assert list(SECTION.read({"work": body}, reports)) == []
-    assert sorted((*at, *error.path) for at, error in reports.errors) == [
+    assert list(SECTION.read({"work": body}, complaints)) == []
+    assert sorted(pointer for pointer, _ in complaints.found) == [
         ("pools", "work", "acquire_timeout"),
         ("pools", "work", "idle_timeout"),
     ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,14 +17,11 @@ from provision.plan.assemble import Seen, assemble
 from provision.plan.plan import Plan, Step
 from provision.postgres.catalog import Catalog
 from provision.postgres.connect import SESSION
-from provision.postgres.kinds import extension, schema
-from provision.postgres.linking import link
 from provision.spec.change import Sql
-from provision.spec.fields import FieldError
-from provision.spec.record import Facts, Plane, Pointer, Record
+from provision.spec.record import Facts, Plane, Record
+from tests.postgres.documents import desired
 
 CLOCK = datetime(2026, 11, 21, 12, tzinfo=UTC)
-SECTIONS = (extension.SECTION, schema.SECTION)
 #: From weak to strong (PostgreSQL docs, 13.3.1).
 LOCKS = (
     None,
@@ -70,50 +66,6 @@ class Measured(NamedTuple):
 def _text(step: Step) -> str:
     assert isinstance(step.request, Sql)
     return step.request.text
-
-
-class Complaints:
-    """A Reader that remembers what it is told."""
-
-    plane = "agents"
-    env = "test"
-
-    def __init__(self) -> None:
-        self.found: list[tuple[Pointer, str]] = []
-
-    def fail(self, pointer: Pointer, error: FieldError) -> None:
-        self.found.append(((*pointer, *error.path), str(error)))
-
-    def report(self, code: str, pointer: Pointer, message: str, help: str = "", *, at_key: bool = False) -> None:
-        self.found.append((pointer, message))
-
-
-def read(spec: Mapping[str, Any]) -> tuple[Plane, list[tuple[Pointer, str]]]:
-    """The records of a document, and what was wrong with it."""
-    complaints = Complaints()
-    records = [r for s in SECTIONS if s.name in spec for r in s.read(spec[s.name], complaints)]
-    return Plane(link(records), name="agents", env="test"), complaints.found
-
-
-def desired(spec: Mapping[str, Any]) -> Plane:
-    """The records of a document that has nothing wrong with it."""
-    plane, complaints = read(spec)
-    assert complaints == []
-    return plane
-
-
-def changed(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The spec with another value at a dotted path; None removes the key."""
-    result = deepcopy(dict(spec))
-    node: Any = result
-    *above, last = path.split(".")
-    for part in above:
-        node = node.setdefault(part, {})
-    if value is None:
-        del node[last]
-    else:
-        node[last] = value
-    return result
 
 
 class World:

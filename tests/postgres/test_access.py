@@ -14,7 +14,8 @@ from provision.postgres.kinds.grant import read_object, statements
 from provision.postgres.kinds.guc import canonical
 from provision.postgres.kinds.privileges import Held, parse_acl
 from provision.spec.ident import Address
-from tests.postgres.access_driver import SECTIONS, World, changed, desired, read, texts
+from tests.postgres.access_driver import World, texts
+from tests.postgres.documents import SECTIONS, changed, desired, read
 
 BASE: dict[str, Any] = {
     "roles": {

@@ -11,7 +11,8 @@ import pytest
 
 from provision.postgres.kinds.partition_members import covered, normal_bound
 from provision.postgres.kinds.partition_window import Every, Range, bound, gaps, read_range, suffix, wanted
-from tests.postgres.relation_driver import CLOCK, Bench, World, changed, desired, hazards, ids, read, world
+from tests.postgres.documents import changed, desired, read
+from tests.postgres.relation_driver import CLOCK, Bench, World, hazards, ids, world
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -8,7 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.postgres.relation_driver import Bench, changed, desired, hazards, ids, read, world
+from tests.postgres.documents import changed, desired, read
+from tests.postgres.relation_driver import Bench, hazards, ids, world
 
 BASE: Mapping[str, Any] = {
     "schemas": {

@@ -8,7 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.postgres.access_driver import World, changed, desired, read, texts
+from tests.postgres.access_driver import World, texts
+from tests.postgres.documents import changed, desired, read
 
 STATUS = ["initializing", "active", "idle", "suspended", "terminated", "error"]
 BASE: dict[str, Any] = {

@@ -8,7 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.postgres.access_driver import World, changed, texts
+from tests.postgres.access_driver import World, texts
+from tests.postgres.documents import changed
 
 BASE: dict[str, Any] = {
     "roles": {"app": {"login": True}, "auditor": {}},

@@ -6,7 +6,7 @@ A field's ``note`` is a ``Note``; it says what the wire needs beyond the name an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 

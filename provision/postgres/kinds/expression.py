@@ -8,10 +8,22 @@ from provision.spec.fields import FieldError, Type
 
 
 def embedded(text: str) -> str:
-    """Refuse what would end the statement around it; end a comment in its last line with that line."""
-    if ";" in text and any(kind == "op" and text[start] == ";" for kind, start, _ in scan(text)):
-        raise FieldError("a semicolon would end the statement that this is part of", help="Write one expression.")
+    """SQL that other SQL may follow: without the semicolon at its end, a last line with a comment closed.
+
+    Raises FieldError for a semicolon elsewhere: the rest would run as a statement that no plan speaks of.
+    """
+    if ";" in text:
+        *before, last = scan(text)
+        if any(_is_semicolon(text, token) for token in before):
+            raise FieldError("a semicolon would end the statement that this is part of", help="Write one expression.")
+        if _is_semicolon(text, last):
+            text = text[: last[1]] + text[last[2] :]
     return f"{text}\n" if "--" in text.rpartition("\n")[2] else text
+
+
+def _is_semicolon(text: str, token: tuple[str, int, int]) -> bool:
+    kind, start, end = token
+    return kind == "op" and text[start:end] == ";"
 
 
 #: An SQL expression, condition or query.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from provision.postgres import sql
 from provision.postgres.kinds.partition_window import (
@@ -139,12 +138,3 @@ def normal_bound(text: str, key_type: str | None) -> str:
         if found is not None and found.low.year > 1 and found.high.year < 9999:
             return bound(key_type, text.count(",") // 2 + 1, found)
     return text
-
-
-def sample(table: str, settings: Settings) -> Members:
-    """One member, for compiling."""
-    one: dict[str, Any] = {**settings, "default": None, "premake": 0, "min_ahead": 0, "start": None, "retain": None}
-    if settings["by"] == "list" and not settings["values"]:
-        return {str(settings["default"]): "DEFAULT"}
-    members = covered(table, one, None, datetime(2000, 1, 1, tzinfo=UTC))
-    return dict([next(iter(members.items()))])

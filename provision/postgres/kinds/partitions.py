@@ -17,7 +17,6 @@ from provision.postgres.kinds.partition_members import (
     default_name,
     list_values,
     normal_bound,
-    sample,
 )
 from provision.postgres.kinds.steps import retitled
 from provision.postgres.relations import QUERIES as RELATION_QUERIES
