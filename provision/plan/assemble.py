@@ -78,7 +78,8 @@ def assemble(
     steps = tuple(Step.from_work(work, after) for work, after in works)
     noted = (*map(str, difference.adopt), *_unconfirmed(wanted, live, changes, seen))
     adopt = tuple(address for address in noted if covers(within, address))
-    addresses = tuple(sorted({*touched((work for work, _ in works), was), *adopt}))
+    forget = tuple(address for address in _lost(wanted, seen) if covers(within, address))
+    addresses = tuple(sorted({*touched((work for work, _ in works), was), *adopt, *forget}))
     return Plan(
         plane=desired.name,
         env=desired.env,
@@ -89,7 +90,7 @@ def assemble(
         adopt=adopt,
         drift=tuple(_drift(difference, seen, wanted, others)),
         summary=summarise(steps),
-        forget=tuple(address for address in _lost(wanted, seen) if covers(within, address)),
+        forget=forget,
     )
 
 

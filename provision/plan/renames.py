@@ -27,8 +27,13 @@ class Moved(NamedTuple):
 
 
 def move_renamed(desired: Plane, live: Plane, retitle: Retitle = lambda record, old, new: record) -> Moved:
-    """Follow every ``renamed_from``, parents before what is inside them. Names that exist already stay."""
-    waiting = sorted((r for r in desired if r.renamed_from is not None), key=lambda r: len(r.address.path))
+    """Follow every ``renamed_from``, parents before what is inside them.
+
+    Names that exist already stay, and so does an old name that is declared as an object of its own. Where one
+    object takes the name that another gives up, the one that gives it up goes first.
+    """
+    renamed = (r for r in desired if r.renamed_from is not None and not _stays(r.renamed_from, desired))
+    waiting = _givers_first(sorted(renamed, key=lambda r: len(r.address.path)))
     found = live.records
     origin: dict[Address, Address] = {}
     was: dict[Address, Address] = {}
@@ -54,6 +59,23 @@ def move_renamed(desired: Plane, live: Plane, retitle: Retitle = lambda record, 
     if not origin:
         return Moved(live, {}, {}, {})
     return Moved(Plane(found.values(), name=live.name, env=live.env), origin, was, carrier)
+
+
+def _stays(address: Address, desired: Plane) -> bool:
+    wanted = desired.get(address)
+    return wanted is not None and wanted.renamed_from is None
+
+
+def _givers_first(waiting: list[Record]) -> list[Record]:
+    """Bring chains into order: what moves away from a name stands before what moves to it. A ring stays as it is."""
+    givers = {r.renamed_from: r for r in waiting}
+    placed: dict[Address, Record] = {}
+    for record in waiting:
+        chain = [record]
+        while (giver := givers.get(chain[-1].address)) is not None and giver not in chain:
+            chain.append(giver)
+        placed.update({r.address: r for r in reversed(chain) if r.address not in placed})
+    return list(placed.values())
 
 
 def _move(record: Record, move: Callable[[Address], Address], retitle: Retitle, old: Address, new: Address) -> Record:

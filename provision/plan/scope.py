@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from provision.spec.change import Change
 from provision.spec.errors import InputError
 from provision.spec.ident import Address
+from provision.spec.nearest import nearest
 from provision.spec.record import Plane, Record
 
 
@@ -30,7 +31,8 @@ def narrow(changes: dict[Address, Change], only: Iterable[str], known: Iterable[
     names = {str(a) for a in known}
     for text in wanted:
         if text not in names and not any(n.startswith(text + "/") for n in names):
-            raise ScopeError(f"no object {text} in this plane; `holdfast status` lists the addresses")
+            help = "Addresses stand in the plan and in its JSON, e.g. pg:main/agents/state."
+            raise ScopeError(f"no object {text} in this plane", nearest(text, names, help))
     kept = {a for a in changes if covers(wanted, str(a))}
     todo = list(kept)
     while todo:

@@ -36,7 +36,8 @@ class Relation(NamedTuple):
 
 RELATIONS = Query(
     "relations",
-    lambda major: f"""
+    lambda major: (
+        f"""
         SELECT c.oid, n.nspname, c.relname, c.relkind, i.inhparent, c.relowner, c.reloptions::text, t.reloptions::text,
                c.relrowsecurity, c.relforcerowsecurity, c.relpersistence, c.relreplident, c.relacl::text,
                c.relispartition, pg_get_expr(c.relpartbound, c.oid), i.inhdetachpending,
@@ -51,7 +52,8 @@ RELATIONS = Query(
           LEFT JOIN pg_am a ON a.oid = c.relam
           LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {SYSTEM_SCHEMAS}
-         ORDER BY n.nspname, c.relname""",
+         ORDER BY n.nspname, c.relname"""
+    ),
 )
 ROLE_NAMES = Query("role_names", lambda major: "SELECT oid, rolname FROM pg_roles ORDER BY oid")
 

@@ -67,6 +67,49 @@ def _sql(major: int) -> str:
           FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE p.prokind = 'a' AND {SYSTEM_SCHEMAS} AND {_no_member("pg_proc", "p.oid")}
         UNION ALL
+        SELECT 'relation', pg_partition_root(c.oid)::oid::text, 'partitions of partition ' || c.relname,
+               pg_get_partkeydef(c.oid)
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'p' AND c.relispartition AND {SYSTEM_SCHEMAS}
+        UNION ALL
+        SELECT 'relation', c.oid::text, 'publication ' || p.pubname, ''
+          FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid
+          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {SYSTEM_SCHEMAS}
+        UNION ALL
+        SELECT 'schema', n.nspname, 'publication ' || p.pubname, ''
+          FROM pg_publication p JOIN pg_namespace n ON p.puballtables
+               OR EXISTS (SELECT FROM pg_publication_namespace r WHERE r.pnpubid = p.oid AND r.pnnspid = n.oid)
+         WHERE {SYSTEM_SCHEMAS}
+        UNION ALL
+        SELECT 'schema', n.nspname, 'event trigger ' || g.evtname, g.evtevent
+          FROM pg_event_trigger g JOIN pg_proc p ON p.oid = g.evtfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE {SYSTEM_SCHEMAS} AND {_no_member("pg_event_trigger", "g.oid")}
+        UNION ALL
+        SELECT 'schema', n.nspname, 'default privileges of ' || pg_get_userbyid(a.defaclrole), a.defaclacl::text
+          FROM pg_default_acl a JOIN pg_namespace n ON n.oid = a.defaclnamespace WHERE {SYSTEM_SCHEMAS}
+        UNION ALL
+        SELECT DISTINCT 'schema', n.nspname, 'cast from ' || format_type(k.castsource, NULL) || ' to '
+                                    || format_type(k.casttarget, NULL), ''
+          FROM pg_cast k JOIN pg_type t ON t.oid IN (k.castsource, k.casttarget)
+          JOIN pg_namespace n ON n.oid = t.typnamespace
+         WHERE k.oid >= 16384 AND {SYSTEM_SCHEMAS}
+           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_cast'::regclass AND e.objid = k.oid
+                              AND e.deptype IN ('e', 'i'))
+        UNION ALL
+        SELECT 'schema', n.nspname, o.what || ' ' || o.name, ''
+          FROM (SELECT 'operator' AS what, oprname::text AS name, oprnamespace AS nsp, oid, 'pg_operator' AS cat
+                  FROM pg_operator
+                UNION ALL SELECT 'operator class', opcname, opcnamespace, oid, 'pg_opclass' FROM pg_opclass
+                UNION ALL SELECT 'collation', collname, collnamespace, oid, 'pg_collation' FROM pg_collation
+                UNION ALL SELECT 'conversion', conname, connamespace, oid, 'pg_conversion' FROM pg_conversion
+                UNION ALL SELECT 'text search configuration', cfgname, cfgnamespace, oid, 'pg_ts_config'
+                            FROM pg_ts_config
+                UNION ALL SELECT 'text search dictionary', dictname, dictnamespace, oid, 'pg_ts_dict' FROM pg_ts_dict
+               ) o JOIN pg_namespace n ON n.oid = o.nsp
+         WHERE o.oid >= 16384 AND {SYSTEM_SCHEMAS}
+           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.cat::regclass AND e.objid = o.oid
+                              AND e.deptype = 'e')
+        UNION ALL
         SELECT 'schema', n.nspname, 'transforms of ' || p.oid::regprocedure, p.protrftypes::regtype[]::text
           FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
          WHERE p.protrftypes IS NOT NULL AND {SYSTEM_SCHEMAS}

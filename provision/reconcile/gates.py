@@ -100,5 +100,3 @@ def _extensions(plane: Plane, world: World) -> Iterator[str]:
 
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
-
-

@@ -71,9 +71,7 @@ class Targets:
 
         target = self.targets["pg", name]
         if target.kind != "embedded":
-            return settings(
-                target.settings, self.resolve, endpoint=endpoint, application_name=f"holdfast {self.env}"
-            )
+            return settings(target.settings, self.resolve, endpoint=endpoint, application_name=f"holdfast {self.env}")
         running = self._running
         server = running.postgres.get(name) if running is not None else None
         if server is None or server.pid is None:

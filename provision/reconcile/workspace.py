@@ -191,5 +191,3 @@ def _keep(place: Path, key: str, brief: Brief) -> None:
 
 def _sealed(key: str) -> str:
     return blake2b(key.encode(), digest_size=20).hexdigest()
-
-

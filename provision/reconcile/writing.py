@@ -128,6 +128,8 @@ class _Writer:
         node = self._options(record, self.kinds[address.kind].fields, _sayable(record, self.plane))
         if record.parent is None and address.target != "main":
             node = {"target": address.target, **node}
+        if address.kind == "grant":  # nothing granted is an option too: what PUBLIC has of itself was taken away
+            node = {"privileges": [], **node}
         if address.kind == "primary_key" and address.name != f"{_parent(address).name}_pkey":
             node = {"name": address.name, **node}
         if address.kind == "table":

@@ -1,4 +1,4 @@
-"""The diagnostics of the language itself (HF01xx files, HF02xx JSON Schema), for ``holdfast explain``.
+"""The diagnostics of the language itself (HF01xx files, HF02xx JSON Schema, HF08xx servers), for ``holdfast explain``.
 
 The rules of ``checks/`` document themselves; these codes have no rule, so their pages stand here.
 """
@@ -371,6 +371,28 @@ CODES: dict[str, Page] = {
         """
         grants:
           - {on: schema agents, to: app, privileges: [usage, create]}
+        """,
+    ),
+    "HF0801": _page(
+        "A real server refuses it",
+        """check --compile built the schema on a scratch PostgreSQL, in a transaction that was rolled
+        back, and the server refused this object. The message holds the server's words and its
+        SQLSTATE. Plan and apply stop at the same mistake.""",
+        """
+        schemas:
+          shop:
+            tables:
+              item:
+                columns: {price: {type: numeric, nullable: false}}
+                checks: {positive: price > (0}
+        """,
+        """
+        schemas:
+          shop:
+            tables:
+              item:
+                columns: {price: {type: numeric, nullable: false}}
+                checks: {positive: price > 0}
         """,
     ),
 }

@@ -223,5 +223,3 @@ class FieldTable:
             if value is not None and key in parsers:
                 settings[key] = _at(key, parsers[key], value)
         return settings
-
-

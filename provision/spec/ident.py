@@ -45,9 +45,7 @@ class Address(NamedTuple):
     def child(self, kind: str, name: str, *, bare: bool = False) -> Address:
         """Address an object inside this one; ``bare`` leaves its kind out of the path (tables)."""
         segment = _segment(name)
-        return Address(
-            self.system, self.target, kind, (*self.path, segment) if bare else (*self.path, kind, segment)
-        )
+        return Address(self.system, self.target, kind, (*self.path, segment) if bare else (*self.path, kind, segment))
 
     @property
     def name(self) -> str:

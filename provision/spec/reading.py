@@ -36,6 +36,7 @@ class Reading(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
     dropped: tuple[Pointer, ...] = ()
 
+
 @lru_cache(maxsize=8)
 def _compiled(sections: tuple[Section, ...]) -> Schema:
     return Schema(compose(sections))

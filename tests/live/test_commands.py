@@ -152,6 +152,8 @@ def test_ctrl_c_leaves_a_state_that_the_next_apply_finishes(applied: Plane) -> N
     applied.edit("varchar(50)", "varchar(80)")
     blocker = psycopg.connect(**applied.database)
     blocker.execute("LOCK TABLE app.owner IN ACCESS SHARE MODE")
+    # In the background of a shell the signal is ignored, and a child would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         applied.command("apply", "--yes"), env=applied.environment(), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

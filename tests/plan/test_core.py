@@ -18,6 +18,7 @@ from provision.plan.fingerprint import fingerprint
 from provision.plan.lower import LoweringError, Work
 from provision.plan.order import CycleError, order
 from provision.plan.plan import PlanFileError, dumps, from_json
+from provision.plan.renames import move_renamed
 from provision.plan.scope import ScopeError
 from provision.spec.change import Change, Context, Draft, Hazard, Impact, Lowered, Sql
 from provision.spec.ident import KIND_WORDS, Address
@@ -284,6 +285,15 @@ def test_what_is_renamed_is_watched_under_its_present_name() -> None:
     plan = assemble(Plane(wanted), seen, {"table": Renaming()}, CLOCK)
     assert fingerprint(plan.touched, Plane([thing("old", v=2)])) != plan.fingerprint
     assert plan.steps[0].adopted == (str(at("new")),)
+
+
+def test_names_are_handed_on_in_a_chain_and_a_declared_name_gives_nothing_away() -> None:
+    live = Plane([thing("a", v=1), thing("b", v=2)])
+    chain = Plane([thing("b")._replace(renamed_from=at("a")), thing("c")._replace(renamed_from=at("b"))])
+    moved = move_renamed(chain, live)
+    assert {r.address.name: r.settings["v"] for r in moved.plane} == {"b": 1, "c": 2}
+    kept = Plane([thing("a"), thing("d")._replace(renamed_from=at("a"))])
+    assert move_renamed(kept, live).origin == {}
 
 
 def test_the_last_of_several_steps_keeps_the_origin_that_the_first_asks_a_consent_for() -> None:

@@ -18,7 +18,7 @@ from provision.postgres.passwords import build_verifier, verify
 from provision.reconcile.canonical import spelled
 from provision.spec.change import Sql
 from provision.spec.record import Facts, Plane, Record
-from tests.postgres.documents import desired
+from tests.postgres.documents import changed, desired
 
 CLOCK = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from provision.postgres.catalog import Catalog
 from provision.postgres.connect import SESSION
 from provision.spec.change import Sql
 from provision.spec.record import Facts, Plane, Record
-from tests.postgres.documents import desired
+from tests.postgres.documents import changed, desired
 
 CLOCK = datetime(2026, 11, 21, 12, tzinfo=UTC)
 #: From weak to strong (PostgreSQL docs, 13.3.1).

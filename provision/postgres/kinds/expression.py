@@ -13,11 +13,11 @@ def embedded(text: str) -> str:
     Raises FieldError for a semicolon elsewhere: the rest would run as a statement that no plan speaks of.
     """
     if ";" in text:
-        *before, last = scan(text)
-        if any(_is_semicolon(text, token) for token in before):
+        tokens = list(scan(text))
+        if any(_is_semicolon(text, token) for token in tokens[:-1]):
             raise FieldError("a semicolon would end the statement that this is part of", help="Write one expression.")
-        if _is_semicolon(text, last):
-            text = text[: last[1]] + text[last[2] :]
+        for _, start, end in (token for token in tokens[-1:] if _is_semicolon(text, token)):
+            text = text[:start] + text[end:]
     return f"{text}\n" if "--" in text.rpartition("\n")[2] else text
 
 

@@ -87,7 +87,7 @@ QUERIES = (
           JOIN pg_language l ON l.oid = p.prolang
          WHERE p.prokind IN ('f', 'p', 'w') AND {SYSTEM_SCHEMAS}
            AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid
-                                                     AND x.deptype = 'e')
+                                                     AND x.deptype IN ('e', 'i'))
          ORDER BY n.nspname, p.proname, p.oid"""
         ),
     ),

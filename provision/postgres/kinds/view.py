@@ -185,7 +185,7 @@ def create_sql(address: Address, settings: Settings, *, replaces: bool = False) 
     given = [f"{k} = {str(v).lower()}" for k, v in options.items() if v not in (None, False)]
     shown = f" WITH ({', '.join(given)})" if given else ""
     word = "CREATE OR REPLACE VIEW" if replaces else "CREATE VIEW"
-    return f"{word} {in_schema(address)}{columns}{shown} AS\n{settings['query'].strip().removesuffix(';')}"
+    return f"{word} {in_schema(address)}{columns}{shown} AS\n{settings['query']}"
 
 
 def _create(address: Address, settings: Settings, before: Record | None) -> Draft:
