@@ -35,7 +35,7 @@ def guess(record: Record, clock: datetime) -> Guess | None:
     if every is None:
         return None
     ahead = sum(1 for found in _times(bounds) if found.low > clock.astimezone(UTC))
-    counted = "s" if every.number > 1 and every.unit != "integer" else ""
+    counted = "s" if every.number > 1 else ""
     ahead = ahead if every.unit != "integer" else 1
     policy = {"every": f"{every.number} {every.unit}{counted}", "premake": ahead, "min_ahead": -(-ahead // 2)}
     note = f"every {policy['every']} and premake {ahead} are taken from its partitions; retain is not known"

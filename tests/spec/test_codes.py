@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+import provision.reconcile
 import provision.spec
 from provision.spec.codes import CODES
 from provision.spec.document import load
 from provision.spec.reading import read
 from tests.spec.sections import SECTIONS, write
 
-SOURCES = [p for p in Path(next(iter(provision.spec.__path__))).glob("*.py") if p.name != "codes.py"]
+PACKAGES = (provision.spec, provision.reconcile)
+SOURCES = [p for k in PACKAGES for p in Path(next(iter(k.__path__))).glob("*.py") if p.name != "codes.py"]
 
 
 def test_codes_and_pages_are_the_same_set() -> None:
-    used = {code for p in SOURCES for code in re.findall(r'"(HF0[12]\d\d)"', p.read_text(encoding="utf-8"))}
+    used = {code for p in SOURCES for code in re.findall(r'"(HF0[128]\d\d)"', p.read_text(encoding="utf-8"))}
     assert used == set(CODES)
 
 
