@@ -54,17 +54,45 @@ def _spread(
 
 
 def _is_torn(address: Address, result: dict[Address, Change]) -> bool:
-    """Whether an update would have to come both before a deletion and after a replacement.
+    """Whether an update would have to come both before a removal and after the making of one object.
 
-    It moves from an object that goes to one that is made anew, and the first may stand on the second.
+    It moves from what stands on that object, and goes with it, to what will stand on its successor.
     """
     change = result[address]
     if change.action != "update" or change.before is None or change.after is None:
         return False
-    lost = [result.get(a) for a in change.before.refs if a not in change.after.refs]
-    gained = [result.get(a) for a in change.after.refs if a not in change.before.refs]
-    goes = any(c is not None and c.action in ("delete", "replace", "rebuild") for c in lost)
-    return goes and any(c is not None and c.action in ("replace", "rebuild") for c in gained)
+    before, after = change.before.refs, change.after.refs
+    lost = {a for a in before if a not in after and _leaves(result.get(a))}
+    if not lost:
+        return False
+    gained = {a for a in after if a not in before}
+    remade = _reach(gained, result, lambda c: c.after, lambda c: c.action != "delete")
+    return any(
+        result[a].action in ("replace", "rebuild") and a in remade
+        for a in _reach(lost, result, lambda c: c.before, _leaves)
+    )
+
+
+def _leaves(change: Change | None) -> bool:
+    """Whether the live object goes, for good or to be made again."""
+    return change is not None and change.action in ("delete", "replace", "rebuild")
+
+
+def _reach(
+    start: set[Address], result: dict[Address, Change], side: Callable[[Change], Record | None],
+    passable: Callable[[Change], bool],
+) -> set[Address]:  # fmt: skip
+    """The changed objects that can be reached over references of one side, through passable changes."""
+    found: set[Address] = set()
+    waiting = [a for a in start if a in result]
+    while waiting:
+        address = waiting.pop()
+        if address in found or not passable(result[address]):
+            continue
+        found.add(address)
+        record = side(result[address])
+        waiting += [a for a in (record.refs if record is not None else ()) if a in result]
+    return found
 
 
 def _rebuild(address: Address, result: dict[Address, Change], desired: Plane, live: Plane) -> bool:

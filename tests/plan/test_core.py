@@ -147,6 +147,13 @@ def test_a_replaced_object_takes_its_dependents_through_drop_and_create() -> Non
     assert ids(plan) == ["c#drop.drop", "b#drop.drop", "a#drop.drop", "a#create", "b#create", "c#create"]
 
 
+def test_an_object_that_moves_between_two_sides_of_a_replacement_is_remade_too() -> None:
+    live = [thing("a", hard=0), thing("gone", "a"), thing("mover", "gone", v=0)]
+    wanted = [thing("a", hard=1), thing("new", "a"), thing("mover", "new", v=1)]
+    order_of = ids(plan_of(wanted, live))
+    assert order_of == ["mover#drop.drop", "gone#drop", "a#drop.drop", "a#create", "new#create", "mover#create"]
+
+
 def test_an_altered_object_rebuilds_only_rigid_dependents() -> None:
     live = [thing("a", shape=0), thing("view", "a", rigid=("a",)), thing("loose", "a")]
     plan = plan_of([thing("a", shape=1), thing("view", "a", rigid=("a",)), thing("loose", "a")], live)

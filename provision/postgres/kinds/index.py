@@ -38,12 +38,13 @@ from provision.spec.record import Facts, Pointer, Record, Settings
 
 QUERIES = RELATION_QUERIES
 
+_NAME = Type({"type": "string", "minLength": 1})
 ITEM = FieldTable(
-    Field("column", fields.STRING, "A column of the table."),
+    Field("column", _NAME, "A column of the table."),
     Field("expression", SQL, "SQL over columns of the row, instead of a column."),
     Field("order", fields.enum("asc", "desc"), "Ascending or descending.", default="asc"),
     Field("nulls", fields.enum("first", "last"), "Where NULLs go; last when ascending, first when descending."),
-    Field("opclass", fields.STRING, "The operator class, if not the type's own, e.g. public.vector_cosine_ops."),
+    Field("opclass", _NAME, "The operator class, if not the type's own, e.g. public.vector_cosine_ops."),
     Field("opclass_params", STORAGE, "Parameters of the operator class.", default={}),
     Field("collation", COLLATION, "Another sort order than the column's."),
 )
@@ -58,13 +59,13 @@ _COLUMNS = Type(
 )
 FIELDS = FieldTable(
     Field("columns", _COLUMNS, "Columns or SQL expressions, each alone or with options.", required=True),
-    Field("method", fields.STRING, "The access method: btree, gin, gist, brin, hash, hnsw, ivfflat …", default="btree"),
+    Field("method", _NAME, "The access method: btree, gin, gist, brin, hash, hnsw, ivfflat …", default="btree"),
     Field("unique", fields.BOOL, "Whether two rows may be equal in it.", default=False),
     Field("nulls_not_distinct", fields.BOOL, "Whether two NULLs count as equal.", default=False),
-    Field("include", fields.list_of(fields.STRING), "Further columns kept in the index only.", default=[]),
+    Field("include", fields.list_of(_NAME), "Further columns kept in the index only.", default=[]),
     Field("where", SQL, "Only rows that meet this condition are indexed."),
     Field("storage", STORAGE, "Storage parameters: fillfactor, fastupdate, lists, m, ef_construction …", default={}),
-    Field("tablespace", fields.STRING, "Where the index is kept; without it, the database's tablespace."),
+    Field("tablespace", _NAME, "Where the index is kept; without it, the database's tablespace."),
     Field(
         "statistics",
         Type(
