@@ -52,7 +52,8 @@ def _compile(workspace: Workspace, cache: Path, note: Note) -> Iterator[Diagnost
 
     document, facts = workspace.document, workspace.facts
     for system, target in workspace.used:
-        if system != "pg":
+        if system == "nats":
+            yield from _try_streams(workspace, target)
             continue
         result = validate(workspace.plane, target, facts.get((system, target), Facts("pg", target, (), {})), cache)
         for skipped in result.skipped:
@@ -68,6 +69,15 @@ def _compile(workspace: Workspace, cache: Path, note: Note) -> Iterator[Diagnost
             else:
                 mark = document.locate((*where, *fields))
             yield Diagnostic("HF0801", "error", mark, message, help)
+
+
+def _try_streams(workspace: Workspace, target: str) -> Iterator[Diagnostic]:
+    from provision.reconcile.trying import refusals
+
+    for refusal in refusals(workspace.plane, target):
+        mark = workspace.document.locate(_origin(workspace.plane, refusal.address), key=True)
+        message = f"NATS refuses {refusal.address}: {refusal.message}"
+        yield Diagnostic("HF0802", "error", mark, message, refusal.help or "Change the options that it names.")
 
 
 def _origin(plane: Plane, address: Address) -> tuple[str | int, ...]:

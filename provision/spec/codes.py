@@ -395,4 +395,18 @@ CODES: dict[str, Page] = {
                 checks: {positive: price > 0}
         """,
     ),
+    "HF0802": _page(
+        "A real NATS server refuses it",
+        """check --compile created the streams, buckets, object stores and consumers on a scratch nats-server, one
+        server with room for everything, and it refused this one. The message holds the server's words. Plan cannot
+        see this mistake; apply stops at it.""",
+        """
+        streams:
+          COUNTS: {subjects: [counts.*], subject_transform: {src: counts.*, dest: "sums.{{wildcard(3)}}"}}
+        """,
+        """
+        streams:
+          COUNTS: {subjects: [counts.*], subject_transform: {src: counts.*, dest: "sums.{{wildcard(1)}}"}}
+        """,
+    ),
 }

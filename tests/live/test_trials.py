@@ -133,3 +133,13 @@ def test_import_of_partitions_by_whole_numbers_has_nothing_left_to_do(plane: Pla
     plane.run("check", "--specs", str(plane.root / "written"))
     found = plane.plan("--specs", str(plane.root / "written"))
     assert [s for s in found["steps"] if s["system"] == "pg"] == []
+
+
+@pytest.mark.req("B1.4")
+def test_compile_tries_streams_on_a_real_server_and_names_the_line(plane: Plane) -> None:
+    plane.run("check", "--compile", "--env", "dev")
+    transform = "    subject_transform: {src: 'events.*', dest: 'x.{{wildcard(3)}}'}\n"
+    plane.edit("    max_msgs: 1000\n", f"    max_msgs: 1000\n{transform}")
+    plane.run("check", "--env", "dev")
+    told = plane.run("check", "--compile", "--env", "dev", code=1).stdout
+    assert re.search(r"plane\.yaml:3:\d+: HF0802 NATS refuses nats:main/stream/EVENTS", told), told
