@@ -36,7 +36,7 @@ def command(plan_file: Path | None, allow: tuple[str, ...], yes: bool) -> int:
             raise ConsentError(lacking)
         if saved is None and made.is_idle:
             return exits.DONE
-        if saved is None and not made.is_empty and not yes and not _agreed():
+        if saved is None and not yes and not _agreed():
             say("nothing was changed")
             return exits.FAILED
         progress = Progress(len(made.steps))

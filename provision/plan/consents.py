@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from provision.plan.plan import Plan
+from provision.spec.errors import InputError
+
+_CONSENT = re.compile(r"^[a-z_]+:[a-z]+:[^/\s]+/\S+$")
 
 
 def required(plan: Plan) -> tuple[str, ...]:
@@ -15,6 +19,11 @@ def required(plan: Plan) -> tuple[str, ...]:
 
 def missing(plan: Plan, allowed: Collection[str]) -> tuple[str, ...]:
     """The required consents that were not given. ``adopt:`` of an object covers what lies below it."""
+    for consent in allowed:
+        if not _CONSENT.match(consent):
+            raise InputError(
+                f"{consent} is not a consent", "Write KIND:ADDRESS, as plan lists it: data_loss:pg:main/s/t."
+            )
     return tuple(c for c in required(plan) if not _covered(c, allowed))
 
 

@@ -145,7 +145,8 @@ class OpenPlane:
                     progress(summaries[step])
 
             outcome = self._run(plan, Executor(self.targets, ledger, self._store(), both), ledger)
-        self._render()
+        if any(step.made for step in plan.steps):
+            self._render()
         return outcome
 
     def status(self) -> dict[str, Any]:

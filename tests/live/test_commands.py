@@ -236,6 +236,7 @@ def test_a_missing_environment_lists_those_that_exist(plane: Plane) -> None:
         (("plan", "--only", "pg:main/app/nothing"), "no object"),
         (("apply", "missing.json"), "missing.json"),
         (("explain", "HF9999"), "HF9999"),
+        (("apply", "--yes", "--allow", "everything"), "KIND:ADDRESS"),
     ],
 )
 def test_wrong_words_end_in_one_sentence(plane: Plane, arguments: tuple[str, ...], said: str) -> None:
