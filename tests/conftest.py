@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,12 @@ from provision.embedded import nats, postgres
 _PREFIX = "holdfast-tests-"
 #: Data in memory where the machine has it: tests then wait for no disk.
 _MEMORY = Path("/dev/shm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hear Ctrl-C even when a shell started the tests in the background, where it tells its jobs to ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _sweep(parent: Path) -> None:
