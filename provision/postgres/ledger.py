@@ -42,7 +42,10 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
 )
 #: The server needs a moment to notice that a killed client, and its lock with it, is gone.
 _PATIENCE_S = 1.0
-_OBJECTS = "SELECT address, origin, state FROM holdfast.objects WHERE plane = {plane} AND env = {env}"
+#: One row of words, since rows cost more than bytes: addresses hold no white space.
+_OBJECTS = """
+    SELECT string_agg(address || ' ' || origin || ' ' || state, ' ')
+      FROM holdfast.objects WHERE plane = {plane} AND env = {env}"""
 _CONTRACT = "SELECT content FROM holdfast.contract WHERE plane = {plane} AND env = {env}"
 _INTEND = """
     INSERT INTO holdfast.objects (plane, env, address, kind, origin, state)
@@ -84,10 +87,11 @@ def queries(plane: str, env: str) -> tuple[Query, ...]:
 def decode(raw: Mapping[str, bytes]) -> Held:
     """Give the ledger from what ``queries`` brought; empty where our schema does not exist yet."""
     rows = parse_copy(raw.get("holdfast_objects", b""))
+    words = (rows[0][0] or "").split() if rows else []
     contract = parse_copy(raw.get("holdfast_contract", b""))
     return Held(
-        {str(address): str(origin) for address, origin, _ in rows},
-        frozenset(str(address) for address, _, state in rows if state == "intended"),
+        dict(zip(words[0::3], words[1::3], strict=True)),
+        frozenset(a for a, state in zip(words[0::3], words[2::3], strict=True) if state == "intended"),
         json.loads(str(contract[0][0])) if contract else None,
     )
 
