@@ -129,6 +129,24 @@ def drop_constraint(address: Address, key: str = "") -> Draft:
     )
 
 
+def swap_constraint(after: Record, wanted: str, noun: str) -> Draft:
+    """The old constraint goes and the new one holds for new rows in one statement: there is no gap.
+
+    ``wanted`` is the new constraint's ADD clause, ``noun`` its kind for people.
+    """
+    address = after.address
+    unproven = " NOT VALID" if after.settings["enforced"] else ""
+    return alter(
+        address,
+        "",
+        f"DROP CONSTRAINT {sql.quote_ident(address.name)}, ADD {wanted}{unproven}",
+        f"replace {noun} {address.name} for new rows",
+        action="replace",
+        destroys=(address,),
+        makes=(address,),
+    )
+
+
 def _lower(change: Change, context: Context) -> tuple[Draft, ...]:
     address, before, after = change.address, change.before, change.after
     if after is None:
@@ -176,18 +194,8 @@ def _validate(address: Address) -> tuple[Draft, ...]:
 
 
 def _swap(after: Record) -> Iterator[Draft]:
-    """The old condition goes and the new one holds for new rows in one statement: there is no gap."""
     address, s = after.address, after.settings
-    name = sql.quote_ident(address.name)
-    yield alter(
-        address,
-        "",
-        f"DROP CONSTRAINT {name}, ADD {clause(after)}" + (" NOT VALID" if s["enforced"] else ""),
-        f"replace check {address.name} for new rows",
-        action="replace",
-        destroys=(address,),
-        makes=(address,),
-    )
+    yield swap_constraint(after, clause(after), "check")
     if s["enforced"] and s["validated"]:
         yield from _validate(address)
 

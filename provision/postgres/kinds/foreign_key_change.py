@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from provision.postgres import sql
-from provision.postgres.kinds.check import comments, drop_constraint
+from provision.postgres.kinds.check import comments, drop_constraint, swap_constraint
 from provision.postgres.kinds.key_constraint import deferral
 from provision.postgres.kinds.steps import (
     ACCESS_EXCLUSIVE,
@@ -202,16 +202,7 @@ def _swap(after: Record, context: Context) -> Iterator[Draft]:
         yield drop_constraint(address, "drop")
         yield from _add_leaf_by_leaf(after, context)
         return
-    name = sql.quote_ident(address.name)
-    yield alter(
-        address,
-        "",
-        f"DROP CONSTRAINT {name}, ADD {clause(after)}" + (" NOT VALID" if s["enforced"] else ""),
-        f"replace foreign key {address.name} for new rows",
-        action="replace",
-        destroys=(address,),
-        makes=(address,),
-    )
+    yield swap_constraint(after, clause(after), "foreign key")
     if s["enforced"] and s["validated"]:
         yield _validate(address)
 
