@@ -73,7 +73,7 @@ lock: ## resolve pyproject.toml anew into the lock file, for every platform and 
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet $(UV)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/uv pip compile pyproject.toml --quiet --universal --upgrade \
-		--python-version 3.11 --extra embedded --group dev --generate-hashes --no-annotate \
+		--python-version 3.11 --extra embedded --extra pulumi --extra kubernetes --group dev --generate-hashes --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file $(LOCK)
 
 clean: ## delete everything that make made, the local servers' data included

@@ -56,13 +56,8 @@ def assemble(
     more, so neither may stand in for the other. Raises ScopeError for an unknown ``only`` address.
     """
     words, within = spelled or {}, tuple(only)
-    owned = seen.owned - seen.foreign
-    moved, origin, was, carrier = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
-    wanted, live = settle(_recognised(desired, moved, words), moved, kinds, seen.facts, clock)
-    difference = diff(
-        wanted, live, {*owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
-        takes_children=lambda a: _takes_children(kinds, a),
-    )  # fmt: skip
+    compared = compare(desired, seen, kinds, clock, words)
+    wanted, live, difference = compared.wanted, compared.live, compared.difference
     others = hands_off(difference.changes, wanted, live)
     ours = {a: c for a, c in difference.changes.items() if a not in others}
     scoped = narrow(ours, within, (*wanted.records, *live.records))
@@ -72,7 +67,8 @@ def assemble(
         return kinds[change.address.kind].impact(change, seen.facts[change.address[:2]])
 
     changes = close(scoped, wanted, live, impact)
-    carried = {new: (old, carrier[new]) for new, old in was.items() if str(old) in owned}
+    was = compared.was
+    carried = {new: (old, compared.carrier[new]) for new, old in was.items() if str(old) in seen.owned - seen.foreign}
     adopted = frozenset(new for new, (old, _) in carried.items() if str(old) in seen.adopted)
     works = order(lower(Scene(wanted, live, changes, seen.facts), kinds, difference.foreign, carried, adopted))
     steps = tuple(Step.from_work(work, after) for work, after in works)
@@ -92,6 +88,33 @@ def assemble(
         summary=summarise(steps),
         forget=forget,
     )
+
+
+class Compared(NamedTuple):
+    """Two planes in comparable form and what separates them.
+
+    ``was`` is the live address of everything that a rename moves, ``carrier`` the renamed object it moves with.
+    """
+
+    wanted: Plane
+    live: Plane
+    difference: Diff
+    was: Mapping[Address, Address]
+    carrier: Mapping[Address, Address]
+
+
+def compare(
+    desired: Plane, seen: Seen, kinds: Mapping[str, Kind], clock: datetime, spelled: Spelled | None = None
+) -> Compared:
+    """Bring both sides to comparable form and compare them: the first half of a plan."""
+    owned = seen.owned - seen.foreign
+    moved, origin, was, carrier = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
+    wanted, live = settle(_recognised(desired, moved, spelled or {}), moved, kinds, seen.facts, clock)
+    difference = diff(
+        wanted, live, {*owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
+        takes_children=lambda a: _takes_children(kinds, a),
+    )  # fmt: skip
+    return Compared(wanted, live, difference, was, carrier)
 
 
 def settle(
@@ -213,4 +236,4 @@ def _drift(difference: Diff, seen: Seen, desired: Plane, others: Collection[Addr
         yield Drift(text, "unseen", {"target": {"live": text.partition("/")[0], "declared": None}})
 
 
-__all__ = ["Known", "Seen", "Work", "assemble", "settle"]
+__all__ = ["Compared", "Known", "Seen", "Work", "assemble", "compare", "settle"]

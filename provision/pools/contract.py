@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from provision.spec.change import Api, Change, Context, Draft, Lowered, Request, Sql
 from provision.spec.fields import Field, FieldTable, Type
@@ -24,8 +24,12 @@ CONTRACT_VERSION = "1.0"
 BUCKET = "HOLDFAST"
 #: Kinds that live in the contract only.
 DECLARED = frozenset({"pool", "publisher", "template", "binding"})
-_STREAM_FACTS = ("subjects", "max_age", "max_bytes", "max_msgs", "max_msg_size", "duplicate_window")
-_BUCKET_FACTS = ("ttl", "history", "max_bytes", "max_value_size", "allow_direct", "allow_msg_ttl", "journal")
+_FACTS = {
+    "stream": ("subjects", "max_age", "max_bytes", "max_msgs", "max_msg_size", "duplicate_window"),
+    "bucket": ("ttl", "history", "max_bytes", "max_value_size", "allow_direct", "allow_msg_ttl", "journal"),
+}
+#: Digests are added up modulo this.
+_MODULUS = 1 << 256
 
 #: System (``nats``, ``postgres``) -> target -> how a client reaches it, references in place of secrets.
 Reach = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -66,39 +70,69 @@ def completed(desired: Plane, kinds: Kinds, facts: Mapping[tuple[str, str], Fact
     return Plane(found, name=desired.name, env=desired.env)
 
 
+class Share(NamedTuple):
+    """What some objects contribute to the contract: a summand of its digest, and entries by address."""
+
+    digest: int
+    entries: Mapping[Address, Mapping[str, Any]]
+
+
+def share(records: Iterable[Record], kinds: Kinds | None = None) -> Share:
+    """Give the share of some objects. The shares of the parts of a plane add up to that of the whole.
+
+    Left out of the digest is what no server could give back: settings of the specs alone, and those they may
+    leave to it.
+    """
+    total, entries = 0, dict[Address, Mapping[str, Any]]()
+    for record in records:
+        if record.address.kind == "contract":
+            continue
+        row = json.dumps([str(record.address), _telling(record, kinds)], sort_keys=True, separators=(",", ":"),
+                         ensure_ascii=False)  # fmt: skip
+        total += int.from_bytes(hashlib.sha256(row.encode()).digest(), "big")
+        entry = _entry(record)
+        if entry is not None:
+            entries[record.address] = entry
+    return Share(total % _MODULUS, entries)
+
+
 def build(desired: Plane, targets: Reach | None = None, kinds: Kinds | None = None) -> dict[str, Any]:
     """Give the content for a plane. Its values are JSON, equal to what a store gives back."""
-    bindings = {r.address.name: r.settings["value"] for r in desired.of_kind("binding")}
-    content = {
+    return content(desired.name, desired.env, targets, [share(desired, kinds)])
+
+
+def content(plane: str, env: str, targets: Reach | None, shares: Iterable[Share]) -> dict[str, Any]:
+    """Give the content from the shares of all parts of a plane."""
+    total, entries = 0, dict[Address, Mapping[str, Any]]()
+    for part in shares:
+        total += part.digest
+        entries |= part.entries
+    bindings = {name: entry["value"] for name, entry in _of_kind(entries, "binding")}
+    whole = {
         "contract_version": CONTRACT_VERSION,
-        "plane": desired.name,
-        "env": desired.env,
-        "digest": digest(desired, kinds),
+        "plane": plane,
+        "env": env,
+        "digest": f"sha256:{total % _MODULUS:064x}",
         "targets": {"nats": {}, "postgres": {}, **(targets or {})},
         "names": {name: value for name, value in bindings.items() if isinstance(value, str)},
         "limits": {name: value for name, value in bindings.items() if not isinstance(value, str)},
-        "pools": {r.address.name: _entry(r) for r in desired.of_kind("pool")},
-        "roles": _roles(desired),
-        "streams": _objects(desired, "stream", _STREAM_FACTS),
-        "buckets": _objects(desired, "bucket", _BUCKET_FACTS),
-        "templates": _templates(desired),
-        "publishers": {r.address.name: _entry(r) for r in desired.of_kind("publisher")},
+        "pools": dict(_of_kind(entries, "pool")),
+        "roles": _roles(entries),
+        "streams": dict(_of_kind(entries, "stream")),
+        "buckets": dict(_of_kind(entries, "bucket")),
+        "templates": _templates(entries),
+        "publishers": dict(_of_kind(entries, "publisher")),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(content))
+    plain: dict[str, Any] = json.loads(json.dumps(whole))
     return plain
 
 
 def digest(desired: Plane, kinds: Kinds | None = None) -> str:
-    """Name the declared plane: SHA-256 over addresses and settings, whatever files they were written in.
+    """Name the declared plane: over addresses and settings, whatever files they were written in.
 
-    Left out is what no server could give back: settings of the specs alone, and those they may leave to it.
+    It is the sum of the SHA-256 of all objects, so that parts of a plane can be named apart.
     """
-    rows = sorted(
-        ([str(r.address), _telling(r, kinds)] for r in desired if r.address.kind != "contract"),
-        key=lambda row: str(row[0]),
-    )
-    text = json.dumps(rows, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{share(desired, kinds).digest:064x}"
 
 
 def _telling(record: Record, kinds: Kinds | None) -> Settings:
@@ -175,40 +209,42 @@ def _request(name: str, content: Mapping[str, Any] | None, has_nats: bool) -> Re
     )
 
 
-def _entry(record: Record) -> dict[str, Any]:
-    return {"target": record.address.target, **record.settings}
+def _entry(record: Record) -> dict[str, Any] | None:
+    """What the contract says of an object; nothing of most kinds."""
+    kind, settings = record.address.kind, record.settings
+    if kind == "binding":
+        return {"value": settings["value"]}
+    if kind in DECLARED:
+        return {"target": record.address.target, **settings}
+    if kind == "role":
+        return {"target": record.address.target, "password": settings.get("password")}
+    facts = _FACTS.get(kind)
+    if facts is None:
+        return None
+    known = {fact: settings[fact] for fact in facts if settings.get(fact) is not None}
+    return {"target": record.address.target, **known}
 
 
 def _settings(entry: Mapping[str, Any]) -> Settings:
     return {name: value for name, value in entry.items() if name != "target"}
 
 
-def _objects(desired: Plane, kind: str, facts: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        r.address.name: {
-            "target": r.address.target,
-            **{fact: r.settings[fact] for fact in facts if r.settings.get(fact) is not None},
-        }
-        for r in desired.of_kind(kind)
-    }
+def _of_kind(entries: Mapping[Address, Mapping[str, Any]], kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((a.name, entry) for a, entry in entries.items() if a.kind == kind)
 
 
-def _templates(desired: Plane) -> dict[str, dict[str, Any]]:
+def _templates(entries: Mapping[Address, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for template in desired.of_kind("template"):
-        assert template.parent is not None
-        found.setdefault(template.parent.name, {})[template.address.name] = _entry(template)
+    for a, entry in entries.items():
+        if a.kind == "template":
+            found.setdefault(a.names[1], {})[a.name] = entry
     return found
 
 
-def _roles(desired: Plane) -> dict[str, Any]:
+def _roles(entries: Mapping[Address, Mapping[str, Any]]) -> dict[str, Any]:
     """The login roles of pools with the references of their passwords."""
-    used = {(r.address.target, r.settings["role"]) for r in desired.of_kind("pool")}
-    return {
-        r.address.name: {"target": r.address.target, "password": r.settings.get("password")}
-        for r in desired.of_kind("role")
-        if (r.address.target, r.address.name) in used
-    }
+    used = {(entry["target"], entry["role"]) for _, entry in _of_kind(entries, "pool")}
+    return {name: entry for name, entry in _of_kind(entries, "role") if (entry["target"], name) in used}
 
 
 def _literal(text: str) -> str:

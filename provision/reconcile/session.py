@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from provision.reconcile.ground import Ground, Progress
 from provision.reconcile.memory import Memory
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.workspace import Workspace
 from provision.reconcile.world import World, observe
-from provision.spec.errors import ConsentError, InputError, OperationError, StalePlanError
+from provision.spec.errors import ConsentError, InputError, StalePlanError
 
 if TYPE_CHECKING:
-    from provision.nats.ledger import Ledger as NatsLedger
     from provision.plan.plan import Plan, Step
-    from provision.plan.protocols import ContractStore, Hook, LockedLedger
-    from provision.postgres.ledger import PostgresLedger
-    from provision.reconcile.applying import Executor, Outcome
+    from provision.plan.protocols import Hook
+    from provision.reconcile.applying import Outcome
     from provision.spec.record import Plane
-
-Progress = Callable[[str], None]
 
 
 @contextmanager
@@ -57,6 +53,7 @@ class OpenPlane:
         self.note = note
         self.name = workspace.name
         self.env = workspace.env
+        self.ground = Ground(targets, self.name, self.env, note)
 
     def observe(self) -> World:
         """Look at every server that the plane uses. Raises UnreachableError and its kin."""
@@ -84,7 +81,7 @@ class OpenPlane:
         plan = assemble(desired, world.seen, registry.kinds(), clock, wanted, spelled)
         if plan.is_empty and not wanted:
             remembered.keep(plan)
-        return self._counted(plan)
+        return self.ground.counted(plan)
 
     def destruction(self, *, clock: datetime) -> Plan:
         """The plan that removes everything this plane owns. What was adopted needs a consent of its own."""
@@ -95,7 +92,7 @@ class OpenPlane:
         world = self.observe()
         plan = assemble(Plane([], name=self.name, env=self.env), world.seen, registry.kinds(), clock)
         adopted = world.adopted
-        return self._counted(replace(plan, steps=tuple(_guarded(s, adopted) for s in plan.steps), drift=()))
+        return self.ground.counted(replace(plan, steps=tuple(_guarded(s, adopted) for s in plan.steps), drift=()))
 
     def desired(self, world: World) -> Plane:
         """The desired plane in canonical form: expressions as the target's server prints them, the contract built."""
@@ -121,7 +118,7 @@ class OpenPlane:
         What was done before a failure stays done; another apply finishes the rest.
         """
         from provision.plan import consents
-        from provision.reconcile.applying import Executor, Outcome
+        from provision.reconcile.applying import Outcome
 
         lacking = consents.missing(plan, allowed)
         if lacking:
@@ -129,22 +126,16 @@ class OpenPlane:
         if plan.plane != self.name or plan.env != self.env:
             raise InputError(f"the plan is for {plan.plane} in {plan.env}, the specs for {self.name} in {self.env}",
                              "Give the specs and the environment that the plan was made with.")  # fmt: skip
-        ledger = self._ledger()
+        ground = self.ground
+        ledger = ground.ledger
         if plan.is_idle:
             return Outcome(0, 0)
         ledger.prepare()
         with ledger.hold():
             self._refuse_stale(plan)
-            self._resolve_secrets(plan)
+            ground.resolve_secrets(plan)
             ledger.forget(plan.forget)
-            summaries = {s.id: s.summary for s in plan.steps}
-
-            def both(step: str, phase: str) -> None:
-                hook(step, phase)
-                if phase == "done":
-                    progress(summaries[step])
-
-            outcome = self._run(plan, Executor(self.targets, ledger, self._store(), both), ledger)
+            outcome = ground.run(plan, ground.executor(plan, hook, progress))
         if any(step.made for step in plan.steps):
             self._render()
         return outcome
@@ -169,22 +160,9 @@ class OpenPlane:
             "kinds": [{"kind": kind, **{k: str(v) for k, v in row.items()}} for kind, row in sorted(rows.items())],
             "runs": [
                 {"started_at": str(r["started_at"]), "status": r["status"], "summary": r["summary"]}
-                for r in self._ledger().runs()
+                for r in self.ground.ledger.runs()
             ],
         }
-
-    def _run(self, plan: Plan, executor: Executor, ledger: LockedLedger) -> Outcome:
-        run = ledger.start_run(plan.fingerprint)
-        try:
-            outcome = executor.run(plan)
-        except KeyboardInterrupt:
-            ledger.finish_run(run, "interrupted", {})
-            raise
-        except Exception:
-            self._note_failure(ledger, run)
-            raise
-        ledger.finish_run(run, "done", {**plan.summary, "adopted": outcome.adopted})
-        return outcome
 
     def _render(self) -> None:
         """Write the files of rendered kinds and say where."""
@@ -193,13 +171,6 @@ class OpenPlane:
         for path in write_pgbouncer(self.workspace.plane, self.targets, self.note):
             self.note(f"wrote {path}")
 
-    def _note_failure(self, ledger: LockedLedger, run: str) -> None:
-        """Record the failure where the ledger still answers; the error itself matters more than this note."""
-        try:
-            ledger.finish_run(run, "failed", {})
-        except (OperationError, OSError):
-            self.note("the run could not be marked as failed: the ledger does not answer")
-
     def _refuse_stale(self, plan: Plan) -> None:
         from provision.plan.fingerprint import fingerprint
 
@@ -207,44 +178,6 @@ class OpenPlane:
         if fingerprint(plan.touched, world.live) != plan.fingerprint:
             raise StalePlanError("the live plane has changed since this plan was made; nothing was done",
                                  "Make the plan again: holdfast plan")  # fmt: skip
-
-    def _resolve_secrets(self, plan: Plan) -> None:
-        """Find every secret before the first step, so that a missing one stops nothing half-way."""
-        for step in plan.steps:
-            for reference in (getattr(step.request, "secrets", None) or {}).values():
-                self.targets.resolve(reference)
-
-    def _counted(self, plan: Plan) -> Plan:
-        """Fill in how many rows or messages each hazard puts at stake."""
-        if not any(h.probe for s in plan.steps for h in s.hazards):
-            return plan
-        return replace(plan, steps=tuple(self._count(s) for s in plan.steps))
-
-    def _count(self, step: Step) -> Step:
-        from provision.reconcile.applying import count
-
-        hazards = tuple(
-            replace(h, count=count(self.targets, step, h.probe)) if h.probe is not None else h for h in step.hazards
-        )
-        return replace(step, hazards=hazards)
-
-    def _ledger(self) -> LockedLedger:
-        return self._postgres_ledger() if self.targets.names("pg") else self._nats_ledger
-
-    def _store(self) -> ContractStore:
-        """Where the contract lives: in NATS, so that the runtime needs one address only; else beside the ledger."""
-        return self._nats_ledger if self.targets.names("nats") else self._postgres_ledger()
-
-    def _postgres_ledger(self) -> PostgresLedger:
-        from provision.postgres.ledger import PostgresLedger
-
-        return PostgresLedger(self.targets.postgres(self.targets.names("pg")[0]), self.name, self.env)
-
-    @cached_property
-    def _nats_ledger(self) -> NatsLedger:
-        from provision.nats.ledger import Ledger
-
-        return Ledger(self.targets.nats(self.targets.names("nats")[0]), self.name, self.env)
 
     def _place(self, system: str, target: str) -> str:
         if system == "pg":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from provision.spec import target as targets
 from provision.spec.diagnostic import Diagnostic, Mark, Related
@@ -26,6 +26,28 @@ if TYPE_CHECKING:
     from provision.spec.document import Document
 
 
+class Readable(Protocol):
+    """What reading needs of a document. ``provision.spec.document.Document`` is one."""
+
+    @property
+    def root(self) -> dict[str, Any]: ...
+    @property
+    def base(self) -> dict[str, Any]: ...
+    @property
+    def override(self) -> dict[str, Any]: ...
+    @property
+    def plane(self) -> str: ...
+    @property
+    def env(self) -> str | None: ...
+    @property
+    def is_complete(self) -> bool: ...
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]: ...
+    @property
+    def syntax(self) -> tuple[Diagnostic, ...]: ...
+    def locate(self, pointer: Pointer, key: bool = False) -> Mark: ...
+
+
 class Reading(NamedTuple):
     """The desired plane, everything that was wrong with the document, and the places left out of the plane.
 
@@ -42,7 +64,7 @@ def _compiled(sections: tuple[Section, ...]) -> Schema:
     return Schema(compose(sections))
 
 
-def read(document: Document, sections: Sequence[Section]) -> Reading:
+def read(document: Readable, sections: Sequence[Section]) -> Reading:
     """Read every section of a document. Never raises for bad input.
 
     The diagnostics are those of the document and of reading it, sorted by place, each once.
@@ -51,7 +73,7 @@ def read(document: Document, sections: Sequence[Section]) -> Reading:
         return _read(document, tuple(sections))
 
 
-def _read(document: Document, sections: tuple[Section, ...]) -> Reading:
+def _read(document: Readable, sections: tuple[Section, ...]) -> Reading:
     schema = _compiled(sections)
     root = {key: value for key, value in document.root.items() if key not in ("plane", "targets")}
     diagnostics: list[Diagnostic] = []
@@ -100,7 +122,7 @@ def read_targets(document: Document) -> tuple[Mapping[tuple[str, str], Target], 
     return found, diagnostics
 
 
-def _silenced(document: Document, findings: Iterable[Finding]) -> list[Diagnostic]:
+def _silenced(document: Readable, findings: Iterable[Finding]) -> list[Diagnostic]:
     """Turn findings into diagnostics, but for values that the syntax has refused already."""
     refused = {d.mark[:3] for d in document.syntax}
     located = ((f, document.locate(f.pointer, key=f.at_key)) for f in findings)
@@ -116,7 +138,7 @@ def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
 class _Reader:
     """What sections are handed: the document's defaults, and a place for complaints."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Readable) -> None:
         self.plane = document.plane
         self.env = document.env or ""
         self.diagnostics: list[Diagnostic] = []
