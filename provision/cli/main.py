@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Do the steps of a plan."),
     "drift": ("drift", "Show where the live plane departs from the specs."),
     "destroy": ("destroy", "Remove what this plane owns."),
+    "manifests": ("manifests", "Print the Kubernetes objects of clusters."),
     "import": ("import_", "Write specs from live servers."),
     "status": ("status", "Show targets, objects and the last runs."),
     "doctor": ("doctor", "Test reachability, versions and privileges."),
@@ -54,8 +55,9 @@ class Options:
     @property
     def cache(self) -> Path:
         """The user's cache folder for parsed specs, canonical expressions and scratch servers."""
-        base = os.environ.get("HOLDFAST_CACHE") or os.environ.get("XDG_CACHE_HOME")
-        return Path(base) / "holdfast" if base else Path.home() / ".cache" / "holdfast"
+        from provision.reconcile.folders import cache_folder
+
+        return cache_folder()
 
 
 def _remember(name: str) -> Any:

@@ -11,6 +11,11 @@ from provision.spec.errors import InputError
 _CONSENT = re.compile(r"^[a-z_]+:[a-z]+:[^/\s]+/\S+$")
 
 
+def is_consent(text: str) -> bool:
+    """Whether the text has the form of a consent."""
+    return _CONSENT.match(text) is not None
+
+
 def required(plan: Plan) -> tuple[str, ...]:
     """The consents that the plan's hazards ask for, each once, in step order: ``data_loss:pg:main/agents/state``."""
     wanted = (f"{hazard.kind}:{step.object}" for step in plan.steps for hazard in step.hazards if hazard.needs_consent)
@@ -20,7 +25,7 @@ def required(plan: Plan) -> tuple[str, ...]:
 def missing(plan: Plan, allowed: Collection[str]) -> tuple[str, ...]:
     """The required consents that were not given. ``adopt:`` of an object covers what lies below it."""
     for consent in allowed:
-        if not _CONSENT.match(consent):
+        if not is_consent(consent):
             raise InputError(
                 f"{consent} is not a consent", "Write KIND:ADDRESS, as plan lists it: data_loss:pg:main/s/t."
             )

@@ -77,6 +77,25 @@ class Share(NamedTuple):
     entries: Mapping[Address, Mapping[str, Any]]
 
 
+def encode(part: Share) -> dict[str, str]:
+    """A share as two texts, for those whose numbers are doubles."""
+    entries = {str(address): entry for address, entry in part.entries.items()}
+    return {"digest": f"{part.digest:064x}", "entries": json.dumps(entries, sort_keys=True)}
+
+
+def decode(texts: Mapping[str, str]) -> Share:
+    """The share that ``encode`` wrote."""
+    entries = json.loads(texts["entries"])
+    return Share(int(texts["digest"], 16), {_address(text): entry for text, entry in entries.items()})
+
+
+def _address(text: str) -> Address:
+    """The address of an object whose path ends in its kind and its name, as that of every entry does."""
+    place, *path = text.split("/")
+    system, _, target = place.partition(":")
+    return Address(system, target, path[-2], tuple(path))
+
+
 def share(records: Iterable[Record], kinds: Kinds | None = None) -> Share:
     """Give the share of some objects. The shares of the parts of a plane add up to that of the whole.
 

@@ -78,11 +78,19 @@ def fill(userlist: str, roles: Iterable[str], secret: Callable[[str], str]) -> s
 
 
 def _database(pool: Record, endpoint: Endpoint, version: tuple[int, ...]) -> str:
-    settings = pool.settings
-    parts = {
+    place = {
         "host": endpoint.host,
         "port": str(endpoint.port),
-        "dbname": settings["database"] or endpoint.database,
+        "dbname": pool.settings["database"] or endpoint.database,
+    }
+    parts = place | own(pool, version)
+    return f"{pool.address.name} = " + " ".join(f"{key}={_value(value)}" for key, value in parts.items())
+
+
+def own(pool: Record, version: tuple[int, ...]) -> dict[str, str]:
+    """The settings of one pool, wherever its database is."""
+    settings = pool.settings
+    parts = {
         "pool_mode": settings["mode"],
         "pool_size": str(settings["max"]),
         "min_pool_size": str(settings["min"]),
@@ -92,16 +100,11 @@ def _database(pool: Record, endpoint: Endpoint, version: tuple[int, ...]) -> str
     }
     if _has("server_lifetime", version):
         parts["server_lifetime"] = str(_seconds(settings["max_lifetime"]))
-    return f"{pool.address.name} = " + " ".join(f"{key}={_value(value)}" for key, value in parts.items())
+    return parts
 
 
 def _settings(pools: list[Record], version: tuple[int, ...], listen: Listen) -> dict[str, str]:
-    """The settings that all pools of one PgBouncer share; each takes the value that fits every pool."""
-
-    def longest(field: str) -> str:
-        return str(max(_seconds(p.settings[field]) for p in pools))
-
-    clients = sum(p.settings["max"] * p.settings["processes"] for p in pools)
+    """The settings of one PgBouncer: where it listens, and what its pools share."""
     found = {
         "listen_addr": listen.address,
         "listen_port": str(listen.port),
@@ -111,6 +114,19 @@ def _settings(pools: list[Record], version: tuple[int, ...], listen: Listen) -> 
         "auth_type": "scram-sha-256",
         "auth_file": listen.auth_file,
         "admin_users": ", ".join(listen.admin_users),
+    }
+    optional = {"unix_socket_dir", "logfile", "pidfile", "admin_users"}
+    return {key: value for key, value in found.items() if value or key not in optional} | shared(pools, version)
+
+
+def shared(pools: list[Record], version: tuple[int, ...]) -> dict[str, str]:
+    """The settings that all pools of one PgBouncer share; each takes the value that fits every pool."""
+
+    def longest(field: str) -> str:
+        return str(max(_seconds(p.settings[field]) for p in pools))
+
+    clients = sum(p.settings["max"] * p.settings["processes"] for p in pools)
+    found = {
         # Every client connection, and as many again for those that wait their turn.
         "max_client_conn": str(2 * clients),
         "query_wait_timeout": longest("acquire_timeout"),
@@ -124,8 +140,7 @@ def _settings(pools: list[Record], version: tuple[int, ...], listen: Listen) -> 
     prepared = max(p.settings["statement_cache_capacity"] for p in pools)
     if _has("max_prepared_statements", version) and prepared:
         found["max_prepared_statements"] = str(prepared)
-    optional = {"unix_socket_dir", "logfile", "pidfile", "admin_users"}
-    return {key: value for key, value in found.items() if value or key not in optional}
+    return found
 
 
 def _notes(pools: list[Record], version: tuple[int, ...]) -> tuple[str, ...]:

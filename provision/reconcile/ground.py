@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -104,4 +106,20 @@ class Ground:
     def _nats_ledger(self) -> NatsLedger:
         from provision.nats.ledger import Ledger
 
-        return Ledger(self.targets.nats(self.targets.names("nats")[0]), self.plane, self.env)
+        holder = f"{self.targets.who}, pid {os.getpid()} on {socket.gethostname()}"
+        return Ledger(self.targets.nats(self.targets.names("nats")[0]), self.plane, self.env, holder=holder)
+
+
+def guarded(plan: Plan, adopted: Collection[str]) -> Plan:
+    """Ask a consent for whatever the plan removes that the plane adopted and did not create. Pure."""
+    return replace(plan, steps=tuple(_guarded(s, adopted) for s in plan.steps))
+
+
+def _guarded(step: Step, adopted: Collection[str]) -> Step:
+    mine = [a for a in step.gone if a in adopted]
+    if not mine:
+        return step
+    from provision.spec.change import Hazard
+
+    note = Hazard("delete", f"{step.object} was adopted, not created, by this plane")
+    return replace(step, hazards=(*step.hazards, note))

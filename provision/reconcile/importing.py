@@ -44,14 +44,28 @@ def import_plane(
         world = observe(origin.targets, origin.plane, env, {})
         left_out = list(_unmodelled(world, schemas, streams))
     now = clock or datetime.now(UTC)
-    choice = selecting.select(world, schemas, streams)
-    plane, notes = _with_policies(choice.plane, now)
-    shown = writing.kept(plane, (_unsaid(r, plane, world) for r in plane))
-    written = writing.write(shown, registry.kinds(), origin.environment(world.stored))
-    left_out = [*left_out, *choice.left_out, *notes, *written.left_out, *origin.notes]
+    taken = take(world, schemas, streams, now)
+    written = writing.write(taken.shown, registry.kinds(), origin.environment(world.stored))
+    left_out = [*left_out, *taken.left_out, *written.left_out, *origin.notes]
     files = tuple(_store(output, written.files))
-    left_out += _departures(plane, world, output, env, now)
+    left_out += _departures(taken.plane, world, output, env, now)
     return Imported(files, tuple(dict.fromkeys(left_out)))
+
+
+class Taken(NamedTuple):
+    """The records that were chosen, the same without what nobody would write, and what was not chosen."""
+
+    plane: Plane
+    shown: Plane
+    left_out: tuple[str, ...]
+
+
+def take(world: World, schemas: Collection[str], streams: Collection[str], clock: datetime) -> Taken:
+    """Choose what belongs to the plane, and bring it to the form that a person would write."""
+    choice = selecting.select(world, schemas, streams)
+    plane, notes = _with_policies(choice.plane, clock)
+    shown = writing.kept(plane, (_unsaid(r, plane, world) for r in plane))
+    return Taken(plane, shown, (*choice.left_out, *notes))
 
 
 def _with_policies(plane: Plane, clock: datetime) -> tuple[Plane, list[str]]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provision.reconcile.ground import Ground, Progress
+from provision.reconcile.ground import Ground, Progress, guarded
 from provision.reconcile.memory import Memory
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.workspace import Workspace
@@ -17,7 +17,7 @@ from provision.reconcile.world import World, observe
 from provision.spec.errors import ConsentError, InputError, StalePlanError
 
 if TYPE_CHECKING:
-    from provision.plan.plan import Plan, Step
+    from provision.plan.plan import Plan
     from provision.plan.protocols import Hook
     from provision.reconcile.applying import Outcome
     from provision.spec.record import Plane
@@ -91,8 +91,7 @@ class OpenPlane:
 
         world = self.observe()
         plan = assemble(Plane([], name=self.name, env=self.env), world.seen, registry.kinds(), clock)
-        adopted = world.adopted
-        return self.ground.counted(replace(plan, steps=tuple(_guarded(s, adopted) for s in plan.steps), drift=()))
+        return self.ground.counted(guarded(replace(plan, drift=()), world.adopted))
 
     def desired(self, world: World) -> Plane:
         """The desired plane in canonical form: expressions as the target's server prints them, the contract built."""
@@ -183,13 +182,3 @@ class OpenPlane:
         if system == "pg":
             return self.targets.postgres_settings(target).place
         return self.targets.nats_settings(target).place
-
-
-def _guarded(step: Step, adopted: Collection[str]) -> Step:
-    mine = [a for a in step.gone if a in adopted]
-    if not mine:
-        return step
-    from provision.spec.change import Hazard
-
-    note = Hazard("delete", f"{step.object} was adopted, not created, by this plane")
-    return replace(step, hazards=(*step.hazards, note))

@@ -24,11 +24,17 @@ Note = Callable[[str], None]
 class Targets:
     """The servers of one environment. Sessions open on first use and close with ``close``."""
 
-    def __init__(self, targets: Mapping[tuple[str, str], Target], root: Path, env: str, note: Note) -> None:
+    def __init__(
+        self, targets: Mapping[tuple[str, str], Target], root: Path, env: str, note: Note, *, who: str = "",
+        given: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """``who`` is how servers and other applies know us; ``given`` are secrets that the environment may lack."""
         self.targets = targets
         self.root = root
         self.env = env
         self.note = note
+        self.who = who or f"holdfast {env}"
+        self.given = given or {}
         self._open = ExitStack()
         self._postgres: dict[str, Connection] = {}
         self._nats: dict[str, NatsSession] = {}
@@ -44,10 +50,10 @@ class Targets:
     @cached_property
     def _generated(self) -> Mapping[str, str]:
         if not (self.root / ".holdfast" / self.env).exists():
-            return {}
+            return self.given
         from provision.embedded import environment
 
-        return environment.load_secrets(self.root, self.env)
+        return {**environment.load_secrets(self.root, self.env), **self.given}
 
     @cached_property
     def _running(self) -> Running | None:
@@ -71,13 +77,13 @@ class Targets:
 
         target = self.targets["pg", name]
         if target.kind != "embedded":
-            return settings(target.settings, self.resolve, endpoint=endpoint, application_name=f"holdfast {self.env}")
+            return settings(target.settings, self.resolve, endpoint=endpoint, application_name=self.who)
         running = self._running
         server = running.postgres.get(name) if running is not None else None
         if server is None or server.pid is None:
             raise self._down("Postgres", name)
         return settings(
-            {"kind": "embedded"}, self.resolve, application_name=f"holdfast {self.env}", host=server.host,
+            {"kind": "embedded"}, self.resolve, application_name=self.who, host=server.host,
             port=server.port, user=server.user, password=server.password, database=server.database,
         )  # fmt: skip
 

@@ -34,6 +34,8 @@ _SHORT = {
     "enum": "values", "unique": "columns", "primary_key": "columns", "check": "expression", "index": "columns",
     "grant": "privileges",
 }  # fmt: skip
+#: Kinds whose objects stand in lists or share a mapping: they have no place of their own.
+_LISTED = frozenset({"membership", "binding", "contract"})
 #: Texts that get files of their own from this many lines on.
 _BODY_LINES = 6
 _BODIES = {"function": "body", "view": "query"}
@@ -62,12 +64,30 @@ def write(plane: Plane, kinds: Mapping[str, Kind], targets: Mapping[str, Any] | 
     return Written(dict(_files(writer.finish(), plane, targets, writer.bodies)), tuple(writer.left_out))
 
 
+class Spoken(NamedTuple):
+    """The document of a plane, where each object stands in it, and what could not be said."""
+
+    root: Mapping[str, Any]
+    places: Mapping[Address, Pointer]
+    left_out: tuple[str, ...]
+
+
+def speak(plane: Plane, kinds: Mapping[str, Kind]) -> Spoken:
+    """Give the document of a plane as values, every text in its place."""
+    writer = _Writer(plane, kinds, inline=True)
+    for record in plane:
+        writer.add(record)
+    places = {r.address: writer.pointer(r.address) for r in plane if r.address.kind not in _LISTED}
+    return Spoken(writer.finish(), places, tuple(writer.left_out))
+
+
 class _Writer:
     """The document as it grows. Every node is found again by the address of its object."""
 
-    def __init__(self, plane: Plane, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, plane: Plane, kinds: Mapping[str, Kind], *, inline: bool = False) -> None:
         self.plane = plane
         self.kinds = kinds
+        self.inline = inline
         self.root: dict[str, Any] = {}
         self.left_out: list[str] = []
         self.bodies: dict[str, str] = {}
@@ -148,7 +168,9 @@ class _Writer:
     def _outsource(self, node: dict[str, Any], key: str, pointer: Pointer) -> None:
         """Move a long text to a file of its own. A file is read as UTF-8 with any line ends."""
         text = node.get(key)
-        if not isinstance(text, str) or text.count("\n") < _BODY_LINES or "\r" in text or text.startswith("\ufeff"):
+        if self.inline or not isinstance(text, str) or text.count("\n") < _BODY_LINES:
+            return
+        if "\r" in text or text.startswith("\ufeff"):
             return
         schema, name = pointer[1], pointer[-1]
         file = f"sql/{_file_name(schema)}.{_file_name(name)}.sql"

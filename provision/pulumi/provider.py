@@ -1,0 +1,321 @@
+"""The provider: each of the engine's questions is one call of ``reconcile``. Speaks no gRPC and no protobuf."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from provision.pools import contract
+from provision.pulumi import config as configs
+from provision.pulumi.config import Config
+from provision.pulumi.protocol import (
+    UNKNOWN,
+    Checked,
+    CheckRequest,
+    CreateRequest,
+    DeleteRequest,
+    Difference,
+    DiffRequest,
+    Failure,
+    Found,
+    Made,
+    PropertyChange,
+    ReadRequest,
+    UpdateRequest,
+    Values,
+    has_unknown,
+)
+from provision.reconcile.folders import cache_folder
+from provision.reconcile.parts import TYPES, Inputs, PartType
+from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError, UnreachableError
+from provision.spec.secrets import Redactor
+
+if TYPE_CHECKING:
+    from provision.plan.plan import Step
+    from provision.pools.contract import Share
+    from provision.reconcile.piecework import Done, Piecework, Work
+    from provision.reconcile.portions import Portion, Setting
+
+#: Outputs beside the inputs. ``part`` is what the contract says of a resource, ``plan`` the steps of its last change.
+OUTPUTS = frozenset({"address", "part", "plan", "content"})
+
+
+class Screen(Protocol):
+    """Lines for whoever runs Pulumi."""
+
+    def info(self, text: str, urn: str = "") -> None: ...
+    def warn(self, text: str, urn: str = "") -> None: ...
+
+
+class Provider:
+    """Holds the targets of one plane in one environment. Connects when it first has to."""
+
+    def __init__(self, screen: Screen, engine: str = "", *, cache: Path | None = None) -> None:
+        self.screen = screen
+        self.engine = engine
+        self.version = metadata.version("holdfast-provision")
+        self._cache = cache
+        self._config: Config | None = None
+        self._redactor = Redactor()
+        self._is_missing_told = False
+
+    # The provider itself ----------------------------------------------------------------------------------
+
+    def schema(self) -> str:
+        return resources.files("provision.pulumi").joinpath("schema.json").read_text(encoding="utf-8")
+
+    def check_config(self, news: Values, secret_keys: frozenset[str]) -> Checked:
+        return Checked(news, tuple(configs.failures(news)), frozenset({"secrets"}) & news.keys())
+
+    def diff_config(self, old_inputs: Values, news: Values) -> Difference:
+        names = [n for n in {**old_inputs, **news} if old_inputs.get(n) != news.get(n)]
+        detailed = tuple(PropertyChange((n,), _kind(old_inputs, news, n), n in configs.IDENTITY) for n in names)
+        return Difference(bool(detailed), detailed)
+
+    def configure(self, config: Values) -> None:
+        wrong = next(configs.failures(config), None)
+        if wrong is not None:
+            raise InputError(f"provider: {'.'.join(map(str, wrong.pointer))}: {wrong.reason}")
+        self._config = configs.read(config)
+        for value in self._config.secrets.values():
+            self._redactor.add(value)
+
+    def cancel(self) -> None:
+        if "_pieces" in self.__dict__:
+            self._pieces.cancel()
+
+    def close(self) -> None:
+        if "_pieces" in self.__dict__:
+            self._pieces.close()
+
+    def redact(self, text: str) -> str:
+        return self._redactor(text)
+
+    # Offline: inputs against inputs -----------------------------------------------------------------------
+
+    def check(self, request: CheckRequest) -> Checked:
+        news, type = request.news, _type(request.type)
+        if has_unknown(news) or not self._known.is_known or news == request.olds:
+            return Checked(news)
+        stray = [name for name in ("drift", *OUTPUTS) if name in news]
+        if stray:
+            return Checked(news, tuple(Failure((name,), f"{name} is no input") for name in stray))
+        from provision.reconcile.portions import portion
+
+        found = portion(type, news, self._setting)
+        failures = [Failure(f.pointer, f"{f.message}. {f.help}".strip()) for f in found.findings]
+        if not failures and request.olds is not None and not has_unknown(request.olds):
+            failures += self._unallowed(portion(type, request.olds, self._setting), found)
+        return Checked(news, tuple(failures))
+
+    def _unallowed(self, before: Portion, after: Portion) -> list[Failure]:
+        """What the change puts at stake and nobody has allowed."""
+        from provision.plan import consents
+        from provision.reconcile.portions import transition
+
+        if before.type.name == "Contract" or before.type.id(before.inputs) != after.type.id(after.inputs):
+            return []
+        try:
+            plan = transition(before, after, self._setting)
+        except HoldfastError as error:
+            return [Failure((), _line(error))]
+        details = {f"{h.kind}:{s.object}": h.detail for s in plan.steps for h in s.hazards}
+        lacking = consents.missing(plan, self._known.allow)
+        return [Failure((), f"{details[c]}. {_how_to_allow(c)}") for c in lacking]
+
+    def diff(self, request: DiffRequest) -> Difference:
+        type = _type(request.type)
+        olds, news = request.old_inputs, request.news
+        if olds == news:
+            return Difference()
+        replaced = [n for n in type.identity if olds.get(n) != news.get(n)]
+        if replaced:
+            return Difference(True, tuple(PropertyChange((n,), _kind(olds, news, n), True) for n in replaced))
+        if has_unknown(news) or has_unknown(olds) or not self._known.is_known:
+            names = [n for n in {**olds, **news} if olds.get(n) != news.get(n)]
+            return Difference(True, tuple(PropertyChange((n,), _kind(olds, news, n)) for n in names))
+        from provision.reconcile.portions import DRIFT, changed, portion
+
+        before, after = (portion(type, side, self._setting) for side in (olds, news))
+        found = [PropertyChange(c.pointer, c.kind) for c in changed(before, after, self._setting)]
+        if DRIFT in olds:
+            found.append(PropertyChange((DRIFT,), "delete"))
+        return Difference(bool(found), tuple(found))
+
+    # On the servers ---------------------------------------------------------------------------------------
+
+    def create(self, request: CreateRequest) -> Made:
+        type = _type(request.type)
+        properties = self._bring(request.urn, type, request.inputs, None, preview=request.preview)
+        return Made("" if request.preview else type.id(request.inputs), properties)
+
+    def update(self, request: UpdateRequest) -> Values:
+        type = _type(request.type)
+        return self._bring(request.urn, type, request.news, request.old_inputs, preview=request.preview)
+
+    def delete(self, request: DeleteRequest) -> None:
+        type = _type(request.type)
+        if type.name == "Pool":
+            return
+        self._do(self._work(type, None, request.old_inputs))
+
+    def read(self, request: ReadRequest) -> Found | None:
+        from provision.reconcile.portions import portion
+
+        type = _type(request.type)
+        known = portion(type, request.inputs, self._setting) if request.inputs else None
+        found = self._guard(lambda: self._pieces.look(request.id, known, type))
+        if found is None:
+            return None
+        outputs = {
+            **_own(request.properties),
+            **found.inputs,
+            "address": request.id,
+            "part": contract.encode(found.share),
+        }
+        if "drift" not in found.inputs:
+            outputs.pop("drift", None)
+        if found.content is not None:
+            outputs = {**outputs, "content": json.dumps(found.content, sort_keys=True)}
+        return Found(request.id, found.inputs, {"plan": [], **outputs})
+
+    def _bring(self, urn: str, type: PartType, news: Inputs, olds: Inputs | None, *, preview: bool) -> dict[str, Any]:
+        """Bring a resource to its inputs and give its properties."""
+        unknown = {"address": type.id(news), "part": UNKNOWN, "plan": UNKNOWN}
+        if type.name == "Contract":
+            unknown["content"] = UNKNOWN
+        if preview and (has_unknown(news) or not self._known.is_known):
+            return {**news, **unknown}
+        work = self._work(type, news, olds)
+        if not preview:
+            return self._properties(work, self._do(work))
+        try:
+            done = self._guard(lambda: self._pieces.preview(work))
+        except (UnreachableError, OperationError) as error:
+            self._tell_missing(error)
+            return {**news, **unknown}
+        for step in done.steps:
+            for hazard in step.hazards:
+                count = "" if hazard.count is None else f" ({hazard.count:,} {hazard.unit})"
+                self.screen.warn(f"{hazard.kind}: {step.object}: {hazard.detail}{count}", urn)
+        return self._properties(work, done)
+
+    def _tell_missing(self, error: HoldfastError) -> None:
+        if not self._is_missing_told:
+            self._is_missing_told = True
+            self.screen.info(f"steps and live counts are missing: {_line(error)}")
+
+    def _properties(self, work: Work, done: Done) -> dict[str, Any]:
+        assert work.wanted is not None
+        found = {**work.wanted.inputs, "address": work.id, "plan": [_told(s) for s in done.steps]}
+        if done.content is not None:
+            found["content"] = json.dumps(done.content, sort_keys=True)
+        return {**found, "part": contract.encode(done.share) if done.share is not None else {}}
+
+    def _work(self, type: PartType, news: Inputs | None, olds: Inputs | None) -> Work:
+        from provision.reconcile.piecework import Work
+        from provision.reconcile.portions import portion
+
+        wanted = portion(type, news, self._setting) if news is not None else None
+        before = portion(type, olds, self._setting) if olds is not None and not has_unknown(olds) else None
+        if wanted is not None and wanted.findings:
+            first = wanted.findings[0]
+            raise InputError(f"{'.'.join(map(str, first.pointer))}: {first.message}", first.help)
+        inputs = news if news is not None else olds
+        assert inputs is not None
+        shares = [_share(text) for text in (inputs.get("parts") or {}).values()] if type.name == "Contract" else []
+        return Work(type.id(inputs), wanted, before, shares)
+
+    def _do(self, work: Work) -> Done:
+        done: Done = self._guard(lambda: self._pieces.apply(work))
+        return done
+
+    def _guard(self, call: Any) -> Any:
+        """Run it, with what only this front end knows added to its errors."""
+        from provision.plan.protocols import LockHeld
+
+        try:
+            return call()
+        except ConsentError as error:
+            ways = " ".join(_how_to_allow(c) for c in error.consents)
+            raise ConsentRefused(f"{len(error.consents)} consents are missing; nothing was changed", ways) from error
+        except LockHeld as error:
+            if self.engine and self._who in str(error):
+                raise OperationError(
+                    f"another provider of this run works on plane {self._known.plane} already",
+                    "Use the plane's provider: pass it as provider= in the resource's options.",
+                ) from error
+            raise
+
+    @property
+    def _known(self) -> Config:
+        if self._config is None:
+            raise OperationError("the provider was not configured", "Give it plane, env and targets.")
+        return self._config
+
+    @property
+    def _who(self) -> str:
+        return f"holdfast {self._known.env} (pulumi {self.engine})"
+
+    @cached_property
+    def _setting(self) -> Setting:
+        from provision.reconcile.portions import Setting
+
+        known = self._known
+        return Setting(known.plane, known.env, known.targets, self._cache or cache_folder())
+
+    @cached_property
+    def _pieces(self) -> Piecework:
+        from provision.reconcile.piecework import Piecework
+        from provision.reconcile.targets import Targets
+
+        known = self._known
+        targets = Targets(known.targets, known.root, known.env, self.screen.info, who=self._who, given=known.secrets)
+        return Piecework(self._setting, targets, known.allow, self.screen.info)
+
+
+class ConsentRefused(OperationError):
+    """A consent is missing; the message says how to give it to a stack."""
+
+
+def _type(token: str) -> PartType:
+    name = token.rpartition(":")[2]
+    if name not in TYPES:
+        raise InputError(f"there is no resource type {token}", f"There are: {', '.join(TYPES)}.")
+    return TYPES[name]
+
+
+def _kind(olds: Values, news: Values, name: str) -> Any:
+    return "add" if name not in olds else "delete" if name not in news else "update"
+
+
+def _own(properties: Values) -> dict[str, Any]:
+    """The outputs that no input gives."""
+    return {k: v for k, v in properties.items() if k in OUTPUTS}
+
+
+def _line(error: HoldfastError) -> str:
+    return f"{error}. {error.help}" if error.help else str(error)
+
+
+def _how_to_allow(consent: str) -> str:
+    return f"Allow it with: pulumi config set --path 'holdfast:allow[0]' {consent}"
+
+
+def _told(step: Step) -> str:
+    """One step in one line: what, and what it locks or risks."""
+    locks = f" [{step.lock}]" if step.lock else ""
+    return f"{step.object}: {step.summary}{locks}{''.join(f' !{h.kind}' for h in step.hazards)}"
+
+
+def _share(part: Any) -> Share:
+    if not isinstance(part, Mapping) or not {"digest", "entries"} <= part.keys():
+        raise InputError("parts must be the part outputs of the plane's other resources")
+    return contract.decode(part)
+
+
+__all__: Sequence[str] = ["OUTPUTS", "Provider", "Screen"]

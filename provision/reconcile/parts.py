@@ -1,0 +1,407 @@
+"""A plane in parts that live on their own: one stream, one role, one whole database. Pure.
+
+A front end that keeps a state object by object (``pulumi``) works with these. A part's inputs are the spec node of
+its object, with the names that place it; reading them gives the records that the whole document would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from provision.pools import contract
+from provision.spec.errors import InputError
+from provision.spec.ident import Address
+from provision.spec.record import Pointer, Record
+
+Inputs = Mapping[str, Any]
+Root = dict[str, Any]
+Owns = Callable[[Record], bool]
+#: Where a range's partitions roll on, their policy is a part of its own; the table keeps these.
+LAYOUT = ("by", "key")
+#: A policy that reading accepts in place of the one that stands elsewhere.
+_ANY_POLICY = {"every": "1 day"}
+_ANY_LAYOUT = {"by": "range", "key": ["?"]}
+
+
+class Part(NamedTuple):
+    """One part of a plane: the name of its type, a name among its kin, and its inputs."""
+
+    type: str
+    name: str
+    inputs: Inputs
+
+
+class PartType:
+    """How parts of one type stand in a document, and which records belong to them."""
+
+    #: The word of the type: ``Stream``.
+    name = ""
+    #: Inputs that say which object it is; with other values it is another one.
+    identity: tuple[str, ...] = ("name", "target")
+
+    def id(self, inputs: Inputs) -> str:
+        """The address of the object, as plans and the ledger write it."""
+        raise NotImplementedError
+
+    def from_id(self, id: str) -> dict[str, Any]:
+        """The inputs that place an object. Raises InputError for text that is no such address."""
+        raise NotImplementedError
+
+    def root(self, inputs: Inputs) -> Root:
+        """The document that declares this part and nothing else."""
+        raise NotImplementedError
+
+    def inward(self, inputs: Inputs) -> Pointer:
+        """Where the inputs stand in that document."""
+        raise NotImplementedError
+
+    def owns(self, inputs: Inputs) -> Owns:
+        """Which records belong to the part."""
+        raise NotImplementedError
+
+    def primary(self, inputs: Inputs) -> Address | None:
+        """The record without which the part is not there; None where any record will do."""
+        raise NotImplementedError
+
+    def records(self, records: Iterator[Record], inputs: Inputs) -> Iterator[Record]:
+        """The part's own records among those that its document gave."""
+        return filter(self.owns(inputs), records)
+
+    def place(self, inputs: Inputs, pointer: Pointer) -> Pointer:
+        """From a place in the document to one in the inputs; the whole part for what lies outside."""
+        above = self.inward(inputs)
+        return pointer[len(above) :] if pointer[: len(above)] == above else ()
+
+
+def _target(inputs: Inputs) -> str:
+    return str(inputs.get("target") or "main")
+
+
+def _node(inputs: Inputs, *without: str) -> dict[str, Any]:
+    return {k: v for k, v in inputs.items() if k not in without}
+
+
+class Named(PartType):
+    """An object of a top-level section, with the kinds below it that belong to it."""
+
+    def __init__(self, name: str, system: str, section: str, kind: str, inner: frozenset[str] = frozenset()) -> None:
+        self.name = name
+        self.system = system
+        self.section = section
+        self.kind = kind
+        self.inner = inner
+
+    def address(self, inputs: Inputs) -> Address:
+        return Address.root(self.system, _target(inputs), self.kind, str(inputs.get("name")))
+
+    def id(self, inputs: Inputs) -> str:
+        return str(self.address(inputs))
+
+    def from_id(self, id: str) -> dict[str, Any]:
+        system, target, words = _split(id)
+        if system != self.system or len(words) != 2 or words[0] != self.kind:
+            raise _no_id(id, self.name, f"{self.system}:main/{self.kind}/NAME")
+        return _placed({"name": words[1]}, target)
+
+    def root(self, inputs: Inputs) -> Root:
+        return {self.section: {str(inputs.get("name")): _node(inputs, "name")}}
+
+    def inward(self, inputs: Inputs) -> Pointer:
+        return (self.section, str(inputs.get("name")))
+
+    def owns(self, inputs: Inputs) -> Owns:
+        mine = self.address(inputs)
+        return lambda r: r.address == mine or (r.address.kind in self.inner and r.address.within(mine))
+
+    def primary(self, inputs: Inputs) -> Address:
+        return self.address(inputs)
+
+
+class Consumer(PartType):
+    """A durable consumer of a stream."""
+
+    name = "Consumer"
+    identity = ("name", "stream", "target")
+
+    def address(self, inputs: Inputs) -> Address:
+        stream = Address.root("nats", _target(inputs), "stream", str(inputs.get("stream")))
+        return stream.child("consumer", str(inputs.get("name")))
+
+    def id(self, inputs: Inputs) -> str:
+        return str(self.address(inputs))
+
+    def from_id(self, id: str) -> dict[str, Any]:
+        system, target, words = _split(id)
+        if system != "nats" or len(words) != 4 or (words[0], words[2]) != ("stream", "consumer"):
+            raise _no_id(id, self.name, "nats:main/stream/STREAM/consumer/NAME")
+        return _placed({"name": words[3], "stream": words[1]}, target)
+
+    def root(self, inputs: Inputs) -> Root:
+        stream: dict[str, Any] = {"consumers": {str(inputs.get("name")): _node(inputs, "name", "stream", "target")}}
+        return {"streams": {str(inputs.get("stream")): _placed(stream, _target(inputs))}}
+
+    def inward(self, inputs: Inputs) -> Pointer:
+        return ("streams", str(inputs.get("stream")), "consumers", str(inputs.get("name")))
+
+    def owns(self, inputs: Inputs) -> Owns:
+        mine = self.address(inputs)
+        return lambda r: r.address == mine
+
+    def primary(self, inputs: Inputs) -> Address:
+        return self.address(inputs)
+
+
+class Database(PartType):
+    """Everything in one database but its roles and the policies of rolling partitions."""
+
+    name = "PostgresDatabase"
+    identity = ("target",)
+    #: The sections that it is made of; in each, a node may name its target.
+    sections = ("schemas", "extensions", "grants")
+
+    def id(self, inputs: Inputs) -> str:
+        return f"pg:{_target(inputs)}"
+
+    def from_id(self, id: str) -> dict[str, Any]:
+        system, _, target = id.partition(":")
+        if system != "pg" or not target or "/" in target:
+            raise _no_id(id, self.name, "pg:main")
+        return _placed({}, target)
+
+    def root(self, inputs: Inputs) -> Root:
+        target = _target(inputs)
+        found: Root = {}
+        for section in self.sections:
+            nodes = inputs.get(section)
+            if isinstance(nodes, Mapping):
+                found[section] = {name: self._told(node, target) for name, node in nodes.items()}
+            elif nodes:
+                found[section] = [self._told(node, target) for node in nodes]
+        for schema in (found.get("schemas") or {}).values():
+            _each_partitioned(schema, lambda node: {**_ANY_POLICY, **node} if _rolls(node) else node)
+        return found
+
+    def inward(self, inputs: Inputs) -> Pointer:
+        return ()
+
+    def owns(self, inputs: Inputs) -> Owns:
+        place = ("pg", _target(inputs))
+        return lambda r: r.address[:2] == place and r.address.kind not in _PEOPLE and not is_rolling(r)
+
+    def primary(self, inputs: Inputs) -> None:
+        return None
+
+    def records(self, records: Iterator[Record], inputs: Inputs) -> Iterator[Record]:
+        place = ("pg", _target(inputs))
+        for record in records:
+            if record.address[:2] == place and record.address.kind not in _PEOPLE:
+                yield _laid_out(record) if is_rolling(record) else record
+
+    @staticmethod
+    def _told(node: Any, target: str) -> Any:
+        """A copy that may be changed, with the target that the part names."""
+        if not isinstance(node, Mapping):
+            return node if target == "main" else {"target": target}
+        return _placed(dict(node), target)
+
+
+class PartitionSet(PartType):
+    """The policy of a table whose range partitions roll on with time."""
+
+    name = "PartitionSet"
+    identity = ("schema", "table", "target")
+
+    def address(self, inputs: Inputs) -> Address:
+        schema = Address.root("pg", _target(inputs), "schema", str(inputs.get("schema")), bare=True)
+        return schema.child("table", str(inputs.get("table")), bare=True).child("partitions", "set")
+
+    def id(self, inputs: Inputs) -> str:
+        return str(self.address(inputs))
+
+    def from_id(self, id: str) -> dict[str, Any]:
+        system, target, words = _split(id)
+        if system != "pg" or len(words) != 4 or words[2:] != ("partitions", "set"):
+            raise _no_id(id, self.name, "pg:main/SCHEMA/TABLE/partitions/set")
+        return _placed({"schema": words[0], "table": words[1]}, target)
+
+    def root(self, inputs: Inputs) -> Root:
+        node = {**_ANY_LAYOUT, **_node(inputs, *self.identity)}
+        schema: dict[str, Any] = {"tables": {str(inputs.get("table")): {"columns": {}, "partitions": node}}}
+        return {"schemas": {str(inputs.get("schema")): _placed(schema, _target(inputs))}}
+
+    def inward(self, inputs: Inputs) -> Pointer:
+        return ("schemas", str(inputs.get("schema")), "tables", str(inputs.get("table")), "partitions")
+
+    def owns(self, inputs: Inputs) -> Owns:
+        mine = self.address(inputs)
+        return lambda r: r.address == mine
+
+    def primary(self, inputs: Inputs) -> Address:
+        return self.address(inputs)
+
+
+class Contract(PartType):
+    """What the runtime is told: the shares of all other parts, and what lives in the contract alone."""
+
+    name = "Contract"
+    identity = ()
+
+    def id(self, inputs: Inputs) -> str:
+        return "plane:main/contract"
+
+    def from_id(self, id: str) -> dict[str, Any]:
+        return {}
+
+    def root(self, inputs: Inputs) -> Root:
+        found = {s: inputs[s] for s in ("publishers", "runtime") if inputs.get(s)}
+        templates = inputs.get("templates") or {}
+        if templates:
+            found["streams"] = {stream: dict(node) for stream, node in templates.items()}
+        return found
+
+    def inward(self, inputs: Inputs) -> Pointer:
+        return ()
+
+    def owns(self, inputs: Inputs) -> Owns:
+        return lambda r: r.address.kind == "contract" or r.address.kind in contract.DECLARED
+
+    def primary(self, inputs: Inputs) -> None:
+        return None
+
+    def records(self, records: Iterator[Record], inputs: Inputs) -> Iterator[Record]:
+        return (r for r in records if r.address.kind in contract.DECLARED)
+
+    def place(self, inputs: Inputs, pointer: Pointer) -> Pointer:
+        return ("templates", *pointer[1:]) if pointer[:1] == ("streams",) else pointer
+
+
+_PEOPLE = frozenset({"role", "membership"})
+TYPES: Mapping[str, PartType] = {
+    t.name: t
+    for t in (
+        Named("Stream", "nats", "streams", "stream"),
+        Named("KeyValueBucket", "nats", "buckets", "bucket"),
+        Named("ObjectStore", "nats", "object_stores", "object_store"),
+        Consumer(),
+        Database(),
+        PartitionSet(),
+        Named("Role", "pg", "roles", "role", frozenset({"membership"})),
+        Named("Pool", "plane", "pools", "pool"),
+        Contract(),
+    )
+}
+
+
+def is_rolling(record: Record) -> bool:
+    """Whether a record is a partition set that grows with time or numbers."""
+    return record.address.kind == "partitions" and record.settings["by"] == "range"
+
+
+def _laid_out(record: Record) -> Record:
+    """The set as CREATE TABLE needs it: no policy, hence no partitions."""
+    silent = {"every": None, "retain": None, "default": None, "start": None}
+    return record._replace(settings={**record.settings, **silent})
+
+
+def _rolls(node: Any) -> bool:
+    return isinstance(node, Mapping) and node.get("by") == "range"
+
+
+def _each_partitioned(schema: Any, change: Callable[[Any], Any]) -> None:
+    """Change the partition node of every table of a schema node, which is ours to change at its first level."""
+    if not isinstance(schema, dict) or not isinstance(schema.get("tables"), Mapping):
+        return
+    tables = dict(schema["tables"])
+    for name, table in tables.items():
+        if isinstance(table, Mapping) and "partitions" in table:
+            tables[name] = {**table, "partitions": change(table["partitions"])}
+    schema["tables"] = tables
+
+
+def _placed(node: dict[str, Any], target: str) -> dict[str, Any]:
+    return node if target == "main" else {**node, "target": target}
+
+
+def _split(id: str) -> tuple[str, str, tuple[str, ...]]:
+    system, _, rest = id.partition(":")
+    target, *words = rest.split("/")
+    return system, target, Address(system, target, "", tuple(words)).names
+
+
+def _no_id(id: str, type: str, form: str) -> InputError:
+    return InputError(f"{id} is not the id of a {type}", f"Its id is its address: {form}")
+
+
+# The parts of a document ---------------------------------------------------------------------------------
+
+_NAMED = {t.section: t for t in TYPES.values() if isinstance(t, Named)}
+
+
+def split(root: Mapping[str, Any], plane: str) -> list[Part]:
+    """Give the parts of a faultless document; each stands for its records, together for the whole plane."""
+    found: list[Part] = []
+    templates: dict[str, Any] = {}
+    for section, type_ in _NAMED.items():
+        for name, node in (root.get(section) or {}).items():
+            inputs = {"name": name, **_said(node)}
+            if section == "streams":
+                consumers = inputs.pop("consumers", None) or {}
+                target = {"target": inputs["target"]} if "target" in inputs else {}
+                if own := inputs.pop("templates", None):
+                    templates[name] = {"templates": own, **target}
+                for consumer, options in consumers.items():
+                    placed = {"name": consumer, "stream": name, **target, **_said(options)}
+                    found.append(Part("Consumer", f"{name}.{consumer}", placed))
+            found.append(Part(type_.name, _among_kin(name, inputs), inputs))
+    found += _databases(root)
+    declared = {s: _said(root[s]) for s in ("publishers", "runtime") if root.get(s)}
+    if templates:
+        declared["templates"] = templates
+    return [*found, Part("Contract", plane, declared)]
+
+
+def _databases(root: Mapping[str, Any]) -> Iterator[Part]:
+    inputs: dict[str, dict[str, Any]] = {}
+    for section in Database.sections:
+        nodes = root.get(section)
+        listed = isinstance(nodes, list)
+        for name, node in enumerate(nodes or ()) if listed else (nodes or {}).items():
+            node = _said(node)
+            target = node.pop("target", "main") if isinstance(node, dict) else "main"
+            part = inputs.setdefault(target, _placed({}, target))
+            if listed:
+                part.setdefault(section, []).append(node)
+            else:
+                part.setdefault(section, {})[name] = node
+    for target, part in inputs.items():
+        yield from _partition_sets(part, target)
+        yield Part(Database.name, target, part)
+
+
+def _partition_sets(database: Mapping[str, Any], target: str) -> Iterator[Part]:
+    """Take the policies out of the tables of a database; its nodes are ours to change."""
+    for schema, node in (database.get("schemas") or {}).items():
+        for table, inside in (node.get("tables") or {}).items():
+            policy = inside.get("partitions")
+            if _rolls(policy):
+                placed = _placed({"schema": schema, "table": table}, target)
+                rest = {k: v for k, v in policy.items() if k not in LAYOUT}
+                inside["partitions"] = {k: policy[k] for k in LAYOUT if k in policy}
+                yield Part(PartitionSet.name, _among_kin(f"{schema}.{table}", placed), {**placed, **rest})
+
+
+def _among_kin(name: str, inputs: Inputs) -> str:
+    target = _target(inputs)
+    return name if target == "main" else f"{target}/{name}"
+
+
+def _said(node: Any) -> Any:
+    """A deep copy of a node without what says nothing: null is the default everywhere in the language."""
+    return {} if node is None else _copied(node)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copied(v) for k, v in value.items() if v is not None}
+    return [_copied(v) for v in value] if isinstance(value, list) else value

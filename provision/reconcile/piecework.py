@@ -1,0 +1,417 @@
+"""Plan and apply a plane part by part, under one lock that is held from the first write to the end of the process.
+
+A front end that is asked object by object (``pulumi``) works through this. Calls come from many threads; one thread
+does them. Writes that wait together are planned and applied together, so that a level of the front end's graph costs
+one look at the servers; where that fails, each is done alone, so that an error stays with the part it belongs to.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from provision import registry
+from provision.pools import contract
+from provision.reconcile import parts
+from provision.reconcile.ground import Ground, guarded
+from provision.reconcile.portions import Portion, Setting, drifted, from_live
+from provision.reconcile.targets import Note, Targets, reachable
+from provision.reconcile.world import World, observe
+from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError
+from provision.spec.ident import Address
+from provision.spec.record import Plane, Record
+
+if TYPE_CHECKING:
+    from provision.plan.assemble import Seen
+    from provision.plan.plan import Plan, Step
+    from provision.reconcile.writing import Spoken
+
+#: How long a write waits for others to be done with it.
+_GATHER_S = 0.01
+#: For so long what was seen counts for reads. Between our own writes it is never reused.
+_FRESH_S = 5.0
+
+
+class Cancelled(OperationError):
+    """The run was stopped; what was done stays done."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to do: bring a part to ``wanted``, from ``before`` where the front end knows of an earlier state.
+
+    Without ``wanted`` the part is removed.
+    """
+
+    id: str
+    wanted: Portion | None
+    before: Portion | None = None
+    #: Of the contract: the shares of all other parts.
+    shares: Sequence[contract.Share] = ()
+
+
+class Done(NamedTuple):
+    """What was done, or in a preview would be."""
+
+    steps: tuple[Step, ...]
+    share: contract.Share | None
+    content: Mapping[str, Any] | None = None
+
+
+class Live(NamedTuple):
+    """A part as it lives."""
+
+    inputs: dict[str, Any]
+    share: contract.Share
+    content: Mapping[str, Any] | None = None
+
+
+@dataclass
+class _Task:
+    run: Callable[[], Any]
+    work: Work | None
+    apply: bool
+    future: Future[Any] = field(default_factory=Future)
+
+
+class Piecework:
+    """One plane in one environment, part by part. ``close`` ends it and gives up the lock."""
+
+    def __init__(self, setting: Setting, targets: Targets, allowed: Collection[str], note: Note) -> None:
+        self.setting = setting
+        self.targets = targets
+        self.allowed = frozenset(allowed)
+        self.note = note
+        self.ground = Ground(targets, setting.plane, setting.env, note)
+        self._held = ExitStack()
+        self._is_held = False
+        self._cancelled = threading.Event()
+        self._seen: tuple[float, World] | None = None
+        self._spoken: tuple[World, Spoken] | None = None
+        self._passwords: dict[str, dict[str, Any]] = {}
+        self._unreachable: HoldfastError | None = None
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work_off, name="piecework", daemon=True)
+        self._thread.start()
+
+    # Called from any thread -------------------------------------------------------------------------------
+
+    def apply(self, work: Work) -> Done:
+        """Do it now. Raises ConsentError, LockHeld, UnreachableError and the typed error of a failed step."""
+        return self._do_one(work, apply=True)
+
+    def preview(self, work: Work) -> Done:
+        """Say what would be done to the live servers. Raises UnreachableError: of all parts after the first."""
+        return self._do_one(work, apply=False)
+
+    def look(self, id: str, known: Portion | None, type: parts.PartType) -> Live | None:
+        """Give a part as it lives; None where it is not. Without ``known`` as a person would write it."""
+        found: Live | None = self._ask(_Task(lambda: self._look(id, known, type), None, apply=False))
+        return found
+
+    def cancel(self) -> None:
+        """Stop before the next step."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """Finish what is being done, then give up the lock and every session."""
+        self._tasks.put(None)
+        self._thread.join(timeout=10)
+
+    def _do_one(self, work: Work, *, apply: bool) -> Done:
+        if _is_declared(work):  # a pool lives in the contract: no server holds it
+            return Done((), self._share(work, None))
+        done: Done = self._ask(_Task(lambda: None, work, apply))
+        return done
+
+    def _ask(self, task: _Task) -> Any:
+        if self._cancelled.is_set():
+            raise Cancelled("the run was cancelled", "Run it again: what was done stays done.")
+        self._tasks.put(task)
+        return task.future.result()
+
+    # The one thread ---------------------------------------------------------------------------------------
+
+    def _work_off(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            tasks = [task, *self._waiting()] if task.work is not None else [task]
+            ends = tasks[-1] is None
+            todo = [t for t in tasks if t is not None]
+            for group in ([t for t in todo if t.apply], [t for t in todo if t.work and not t.apply]):
+                self._together(group)
+            for single in (t for t in todo if t.work is None):
+                _fulfil(single, single.run)
+            if ends:
+                break
+        self._held.close()
+        self.targets.close()
+
+    def _waiting(self) -> Iterator[_Task | None]:
+        """What else is asked by now; ends with None where the end was asked for."""
+        deadline = time.monotonic() + _GATHER_S
+        while True:
+            try:
+                task = self._tasks.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                return
+            yield task
+            if task is None:
+                return
+
+    def _together(self, tasks: Sequence[_Task]) -> None:
+        if not tasks:
+            return
+        apply = tasks[0].apply
+        try:
+            results = self._do([t.work for t in tasks if t.work], apply)
+        except Exception as error:
+            if len(tasks) == 1 or self._cancelled.is_set():
+                for task in tasks:
+                    task.future.set_exception(error)
+                return
+            for task in tasks:
+                work = task.work
+                assert work is not None
+                _fulfil(task, lambda work=work: self._do([work], apply)[0])  # type: ignore[misc]
+            return
+        for task, result in zip(tasks, results, strict=True):
+            task.future.set_result(result)
+
+    def _do(self, works: Sequence[Work], apply: bool) -> list[Done]:
+        if apply:
+            self._hold()
+        elif self._unreachable is not None:
+            raise self._unreachable
+        try:
+            world = self._world(works, fresh=apply and self._seen is None)
+        except HoldfastError as error:
+            if not apply:
+                self._unreachable = error
+            raise
+        plan, wanted = self._plan(works, world)
+        if apply:
+            self._run(plan)
+        return [self._done(w, wanted[w.id], plan, world) for w in works]
+
+    def _hold(self) -> None:
+        """Take the plane's lock for good; nothing seen before counts."""
+        if not self._is_held:
+            ledger = self.ground.ledger
+            ledger.prepare()
+            self._held.enter_context(ledger.hold())
+            self._is_held, self._seen = True, None
+
+    def _run(self, plan: Plan) -> None:
+        from provision.plan import consents
+
+        lacking = consents.missing(plan, self.allowed)
+        if lacking:
+            raise ConsentError(lacking)
+        if plan.is_idle:
+            return
+        self.ground.resolve_secrets(plan)
+        try:
+            self.ground.run(plan, self.ground.executor(plan, self._hook, lambda text: None))
+        finally:
+            self._seen = None
+
+    def _hook(self, step: str, phase: str) -> None:
+        if phase == "before_send" and self._cancelled.is_set():
+            raise Cancelled("the run was cancelled", "Run it again: what was done stays done.")
+
+    def _world(self, works: Iterable[Work] = (), *, fresh: bool = False) -> World:
+        for work in works:
+            for record in work.wanted.records if work.wanted is not None else ():
+                if record.address.kind == "role" and record.settings.get("password") is not None:
+                    known = self._passwords.setdefault(record.address.target, {})
+                    if known.get(record.address.name) != record.settings["password"]:
+                        known[record.address.name] = record.settings["password"]
+                        fresh = True
+        now = time.monotonic()
+        if self._seen is None or fresh or (not self._is_held and now - self._seen[0] > _FRESH_S):
+            world = observe(self.targets, self.setting.plane, self.setting.env, self._passwords)
+            self._seen = now, world
+        return self._seen[1]
+
+    # Planning ---------------------------------------------------------------------------------------------
+
+    def _plan(self, works: Sequence[Work], world: World) -> tuple[Plan, dict[str, tuple[Record, ...]]]:
+        from provision.plan.assemble import assemble
+        from provision.reconcile import canonical, gates
+
+        declared = {w.id: self._records(w, world) for w in works}
+        plane = self._plane(r for records in declared.values() for r in records)
+        gates.refuse(plane, world, self.targets.targets)
+        canon = canonical.canonicalise(plane, world, self.targets, self.setting.cache, self.note)
+        places = {r.address[:2] for r in plane} | {r.address[:2] for r in world.live if _mine(works, r)}
+        near = [r for r in world.live if r.address[:2] in places]
+        rest = [r for r in near if not _mine(works, r) and r.address not in plane]
+        desired = self._plane([*rest, *canon])
+        seen = self._near(world, near)
+        plan = assemble(desired, seen, registry.kinds(), datetime.now(UTC), (), canonical.spelled(plane, canon))
+        own = {str(a) for a in plane.records}
+        plan = replace(plan, adopt=tuple(a for a in plan.adopt if a in own), forget=(), drift=())
+        if any(w.wanted is None for w in works):
+            plan = guarded(plan, world.adopted)
+        wanted = {key: tuple(canon[r.address] for r in records) for key, records in declared.items()}
+        return self.ground.counted(plan), wanted
+
+    def _near(self, world: World, near: Sequence[Record]) -> Seen:
+        """What was seen, narrowed to the targets at hand: cost grows with the change."""
+        return world.seen._replace(live=self._plane(near))
+
+    def _records(self, work: Work, world: World) -> tuple[Record, ...]:
+        """The records that are wanted, completed by what only the servers or other parts know."""
+        if work.wanted is None:
+            return ()
+        if work.wanted.type.name == "Contract":
+            content = self._content(work)
+            return tuple(contract.declared_records(content))
+        return tuple(_laid_out(r, world, work.wanted.type) for r in work.wanted.records if not _follows(r, world, work))
+
+    def _content(self, work: Work) -> dict[str, Any]:
+        assert work.wanted is not None
+        setting = self.setting
+        own = contract.share(work.wanted.records, registry.kinds())
+        return contract.content(setting.plane, setting.env, reachable(setting.targets), [*work.shares, own])
+
+    def _done(self, work: Work, records: tuple[Record, ...], plan: Plan, world: World) -> Done:
+        known = {str(r.address) for r in records} | {str(r.address) for r in world.live if _mine([work], r)}
+        steps = tuple(s for s in plan.steps if s.object in known)
+        if work.wanted is None:
+            return Done(steps, None)
+        if work.wanted.type.name == "Contract":
+            return Done(steps, None, self._content(work))
+        return Done(steps, self._share(work, world, records))
+
+    def _share(self, work: Work, world: World | None, records: Sequence[Record] | None = None) -> contract.Share | None:
+        if work.wanted is None:
+            return None
+        found = work.wanted.records if records is None else records
+        kinds = registry.kinds()
+        facts = (
+            world.facts if world is not None else {r.address[:2]: self.setting.facts("plane", "main") for r in found}
+        )
+        whole = contract.completed(self._plane(found), kinds, facts)
+        return contract.share((r for r in whole if work.wanted.type.owns(work.wanted.inputs)(r)), kinds)
+
+    def _plane(self, records: Iterable[Record]) -> Plane:
+        return Plane(records, name=self.setting.plane, env=self.setting.env)
+
+    # Looking ----------------------------------------------------------------------------------------------
+
+    def _look(self, id: str, known: Portion | None, type: parts.PartType) -> Live | None:
+        if type.name == "Pool":
+            return None if known is None else Live(dict(known.inputs), self._known_share(known))
+        world = self._world([Work(id, known)])
+        if type.name == "Contract":
+            return self._look_at_contract(known, world)
+        inputs = dict(known.inputs) if known is not None else type.from_id(id)
+        owns, primary = type.owns(inputs), type.primary(inputs)
+        if primary not in world.live if primary is not None else not any(map(owns, world.live)):
+            return None
+        spoken = self._speak(world)
+        found = from_live(type, id, spoken, self.setting.plane)
+        if known is None:
+            if found is None:
+                raise InputError(f"{id} belongs to no plane that could be written as a spec",
+                                 "Another plane has marked it as its own, or it is part of the system.")  # fmt: skip
+            return Live(found, contract.Share(0, {}))
+        return self._compared(Work(id, known), found, world, spoken)
+
+    def _compared(self, work: Work, found: Mapping[str, Any] | None, world: World, spoken: Spoken) -> Live:
+        from provision.plan.assemble import compare
+        from provision.reconcile import canonical
+
+        assert work.wanted is not None
+        plane = self._plane(self._records(work, world))
+        canon = canonical.canonicalise(plane, world, self.targets, self.setting.cache, self.note)
+        near = [r for r in world.live if r.address[:2] in {a.address[:2] for a in plane}]
+        rest = [r for r in near if not _mine([work], r) and r.address not in plane]
+        compared = compare(self._plane([*rest, *canon]), self._near(world, near), registry.kinds(), datetime.now(UTC),
+                           canonical.spelled(plane, canon))  # fmt: skip
+        changes = [c for c in compared.difference.changes.values() if c.address in canon]
+        share = self._share(work, world, tuple(canon))
+        assert share is not None
+        inputs = drifted(work.wanted, changes, found, spoken) if changes else dict(work.wanted.inputs)
+        return Live(inputs, share)
+
+    def _look_at_contract(self, known: Portion | None, world: World) -> Live | None:
+        if world.stored is None:
+            return None
+        if known is None:
+            raise InputError("a contract is written, not imported", "Run up: it is written anew.")
+        return Live(dict(known.inputs), contract.Share(0, {}), world.stored)
+
+    def _known_share(self, known: Portion) -> contract.Share:
+        share = self._share(Work("", known), None)
+        assert share is not None
+        return share
+
+    def _speak(self, world: World) -> Spoken:
+        """The document of everything that lives, made once for each look."""
+        from provision.reconcile import importing, writing
+
+        if self._spoken is None or self._spoken[0] is not world:
+            taken = importing.take(world, (), (), datetime.now(UTC))
+            self._spoken = world, writing.speak(taken.shown, registry.kinds())
+        return self._spoken[1]
+
+
+def _fulfil(task: _Task, run: Callable[[], Any]) -> None:
+    try:
+        task.future.set_result(run())
+    except Exception as error:
+        task.future.set_exception(error)
+
+
+def _is_declared(work: Work) -> bool:
+    found = work.wanted or work.before
+    return found is not None and found.type.name == "Pool"
+
+
+def _mine(works: Iterable[Work], record: Record) -> bool:
+    """Whether a record belongs to what is worked on; with a part that goes, everything below it goes."""
+    for work in works:
+        for side in (work.wanted, work.before):
+            if side is not None and side.type.owns(side.inputs)(record):
+                return True
+            if side is not None and work.wanted is None and _within(record.address, side):
+                return True
+    return False
+
+
+def _within(address: Address, side: Portion) -> bool:
+    primary = side.type.primary(side.inputs)
+    return primary is not None and address.within(primary)
+
+
+def _follows(record: Record, world: World, work: Work) -> bool:
+    """Whether a partition set of a database's part stands already as laid out: its policy is another part's."""
+    live = world.live.get(record.address)
+    return (
+        work.wanted is not None
+        and work.wanted.type.name == "PostgresDatabase"
+        and parts.is_rolling(record)
+        and live is not None
+        and all(live.settings[k] == record.settings[k] for k in parts.LAYOUT)
+    )
+
+
+def _laid_out(record: Record, world: World, type: parts.PartType) -> Record:
+    """Give a policy the layout of its table. Raises OperationError where the table is not there."""
+    if type.name != "PartitionSet":
+        return record
+    live = world.live.get(record.address)
+    if live is None:
+        raise OperationError(f"{record.parent} is not there, or not partitioned by range",
+                             "Let the PartitionSet depend on the database that holds its table.")  # fmt: skip
+    layout = {name: live.settings[name] for name in (*parts.LAYOUT, "key_type")}
+    return record._replace(settings={**record.settings, **layout})
