@@ -17,7 +17,7 @@ HOLDFAST := $(BIN)/holdfast --specs $(SPECS) --env $(ENV)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv up down reset test lint format generate soak lock clean
+.PHONY: help venv up pulumi down reset test lint format generate soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ up: $(STAMP) ## start PostgreSQL and NATS here and bring the plane of SPECS into
 	$(HOLDFAST) check
 	$(HOLDFAST) apply --yes
 	$(HOLDFAST) status
+
+pulumi: $(STAMP) ## build the Pulumi CLI and its language hosts once; the last line is the folder to put on PATH
+	@$(BIN)/python tools/build.py pulumi
 
 down: $(STAMP) ## stop the servers, keep their data
 	$(HOLDFAST) dev down
@@ -62,6 +65,8 @@ generate: $(STAMP) ## make the generated files anew: JSON Schemas, pages of rule
 
 test: lint ## lint, then every behaviour on real servers; also writes build/junit.xml
 	@mkdir -p build
+	@$(BIN)/python tools/build.py pulumi > /dev/null
+	@$(BIN)/python tools/build.py schemas > /dev/null
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --junit-xml build/junit.xml
 
 soak: $(STAMP) ## what takes long: server versions, crashes, benchmarks

@@ -19,6 +19,7 @@ from provision.checks import (
     extensions,
     indexes,
     keys,
+    kubernetes,
     names,
     origins,
     partitions,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 _SUBJECTS = (
     partitions, keys, columns, indexes, names, extensions, conditions, bodies, dynamic_sql, queries, calls, reports,
-    changes, streams, consumers, retries, delivery, origins, buckets, pools, roles, capacity,
+    changes, streams, consumers, retries, delivery, origins, buckets, pools, roles, capacity, kubernetes,
 )  # fmt: skip
 #: Every rule, by code.
 RULES: tuple[Rule, ...] = tuple(sorted((r for s in _SUBJECTS for r in s.RULES), key=lambda r: r.code))

@@ -24,7 +24,8 @@ CONTRACT_VERSION = "1.0"
 BUCKET = "HOLDFAST"
 #: Kinds that live in the contract only.
 DECLARED = frozenset({"pool", "publisher", "template", "binding"})
-_FACTS = {
+#: What the contract says of the objects that live on servers, by kind.
+FACTS: Mapping[str, tuple[str, ...]] = {
     "stream": ("subjects", "max_age", "max_bytes", "max_msgs", "max_msg_size", "duplicate_window"),
     "bucket": ("ttl", "history", "max_bytes", "max_value_size", "allow_direct", "allow_msg_ttl", "journal"),
 }
@@ -237,7 +238,7 @@ def _entry(record: Record) -> dict[str, Any] | None:
         return {"target": record.address.target, **settings}
     if kind == "role":
         return {"target": record.address.target, "password": settings.get("password")}
-    facts = _FACTS.get(kind)
+    facts = FACTS.get(kind)
     if facts is None:
         return None
     known = {fact: settings[fact] for fact in facts if settings.get(fact) is not None}

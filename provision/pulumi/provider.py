@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata, resources
 from pathlib import Path
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     from provision.reconcile.piecework import Done, Piecework, Work
     from provision.reconcile.portions import Portion, Setting
 
-#: Outputs beside the inputs. ``part`` is what the contract says of a resource, ``plan`` the steps of its last change.
-OUTPUTS = frozenset({"address", "part", "plan", "content"})
+#: Outputs beside the inputs. ``part`` is what the contract says of a resource, ``plan`` the steps ahead of it.
+#: ``imported`` says that inputs were written from what lives and could not know everything.
+OUTPUTS = frozenset({"address", "part", "plan", "content", "imported"})
 
 
 class Screen(Protocol):
@@ -54,11 +56,14 @@ class Screen(Protocol):
 class Provider:
     """Holds the targets of one plane in one environment. Connects when it first has to."""
 
-    def __init__(self, screen: Screen, engine: str = "", *, cache: Path | None = None) -> None:
+    def __init__(
+        self, screen: Screen, engine: str = "", *, cache: Path | None = None, as_of: datetime | None = None
+    ) -> None:
         self.screen = screen
         self.engine = engine
         self.version = metadata.version("holdfast-provision")
         self._cache = cache
+        self._as_of = as_of
         self._config: Config | None = None
         self._redactor = Redactor()
         self._is_missing_told = False
@@ -117,7 +122,7 @@ class Provider:
         from provision.plan import consents
         from provision.reconcile.portions import transition
 
-        if before.type.name == "Contract" or before.type.id(before.inputs) != after.type.id(after.inputs):
+        if not before.type.is_weighed or before.type.id(before.inputs) != after.type.id(after.inputs):
             return []
         try:
             plan = transition(before, after, self._setting)
@@ -141,7 +146,10 @@ class Provider:
         from provision.reconcile.portions import DRIFT, changed, portion
 
         before, after = (portion(type, side, self._setting) for side in (olds, news))
-        found = [PropertyChange(c.pointer, c.kind) for c in changed(before, after, self._setting)]
+        found = [
+            PropertyChange(c.pointer, c.kind)
+            for c in changed(before, after, self._setting, imported="imported" in request.olds)
+        ]
         if DRIFT in olds:
             found.append(PropertyChange((DRIFT,), "delete"))
         return Difference(bool(found), tuple(found))
@@ -159,7 +167,7 @@ class Provider:
 
     def delete(self, request: DeleteRequest) -> None:
         type = _type(request.type)
-        if type.name == "Pool":
+        if not type.is_removable:
             return
         self._do(self._work(type, None, request.old_inputs))
 
@@ -181,6 +189,8 @@ class Provider:
             outputs.pop("drift", None)
         if found.content is not None:
             outputs = {**outputs, "content": json.dumps(found.content, sort_keys=True)}
+        if known is None:
+            outputs["imported"] = True
         return Found(request.id, found.inputs, {"plan": [], **outputs})
 
     def _bring(self, urn: str, type: PartType, news: Inputs, olds: Inputs | None, *, preview: bool) -> dict[str, Any]:
@@ -192,26 +202,31 @@ class Provider:
             return {**news, **unknown}
         work = self._work(type, news, olds)
         if not preview:
-            return self._properties(work, self._do(work))
+            return self._properties(work, self._do(work), ahead=False)
+        from provision.reconcile.piecework import TableMissing
+
         try:
             done = self._guard(lambda: self._pieces.preview(work))
         except (UnreachableError, OperationError) as error:
-            self._tell_missing(error)
+            if not isinstance(error, TableMissing):
+                self._tell_missing(error)
             return {**news, **unknown}
         for step in done.steps:
             for hazard in step.hazards:
                 count = "" if hazard.count is None else f" ({hazard.count:,} {hazard.unit})"
-                self.screen.warn(f"{hazard.kind}: {step.object}: {hazard.detail}{count}", urn)
-        return self._properties(work, done)
+                say = self.screen.warn if hazard.needs_consent else self.screen.info
+                say(f"{hazard.kind}: {step.object}: {hazard.detail}{count}", urn)
+        return self._properties(work, done, ahead=True)
 
     def _tell_missing(self, error: HoldfastError) -> None:
         if not self._is_missing_told:
             self._is_missing_told = True
             self.screen.info(f"steps and live counts are missing: {_line(error)}")
 
-    def _properties(self, work: Work, done: Done) -> dict[str, Any]:
+    def _properties(self, work: Work, done: Done, *, ahead: bool) -> dict[str, Any]:
+        """The outputs; ``plan`` holds the steps that are still ahead."""
         assert work.wanted is not None
-        found = {**work.wanted.inputs, "address": work.id, "plan": [_told(s) for s in done.steps]}
+        found = {**work.wanted.inputs, "address": work.id, "plan": [_told(s) for s in done.steps] if ahead else []}
         if done.content is not None:
             found["content"] = json.dumps(done.content, sort_keys=True)
         return {**found, "part": contract.encode(done.share) if done.share is not None else {}}
@@ -275,7 +290,9 @@ class Provider:
 
         known = self._known
         targets = Targets(known.targets, known.root, known.env, self.screen.info, who=self._who, given=known.secrets)
-        return Piecework(self._setting, targets, known.allow, self.screen.info)
+        return Piecework(
+            self._setting, targets, known.allow, self.screen.info, clock=lambda: self._as_of or datetime.now(UTC)
+        )
 
 
 class ConsentRefused(OperationError):

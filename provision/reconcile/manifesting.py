@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from provision.reconcile.workspace import Workspace
 from provision.spec.errors import InputError
+from provision.spec.files import read_inputs
 
 if TYPE_CHECKING:
     from provision.kubernetes.objects import Manifest
+    from provision.spec.document import Document
 
 
 def manifests(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
@@ -31,4 +33,21 @@ def manifests(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
             f"environment {env} has no target of kind kubernetes",
             "Write kind: kubernetes for the targets whose servers run there.",
         )
-    return render.manifests(workspace.plane, targets)
+    return render.manifests(
+        workspace.plane, targets, files(specs, env, workspace.document), folder=specs.resolve().name
+    )
+
+
+def files(specs: Path, env: str, document: Document) -> dict[str, str]:
+    """Give the texts that an environment is made of, by path from the folder that holds the specs."""
+    root = specs.resolve().parent
+    inputs = read_inputs(specs, env)
+    read = [*inputs.specs, *([inputs.environment] if inputs.environment else [])]
+    texts = {file.path: file.data.decode("utf-8-sig") for file in read}
+    texts |= {body.path: body.text for body in document.bodies.values()}
+    return {_below(path.resolve(), root): text for path, text in texts.items()}
+
+
+def _below(path: Path, root: Path) -> str:
+    """Where a file lies below a folder; its whole path where it lies elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

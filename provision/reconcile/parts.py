@@ -39,6 +39,10 @@ class PartType:
     name = ""
     #: Inputs that say which object it is; with other values it is another one.
     identity: tuple[str, ...] = ("name", "target")
+    #: Whether inputs alone can show what a change puts at stake.
+    is_weighed = True
+    #: Whether anything on a server goes with it.
+    is_removable = True
 
     def id(self, inputs: Inputs) -> str:
         """The address of the object, as plans and the ledger write it."""
@@ -116,6 +120,13 @@ class Named(PartType):
 
     def primary(self, inputs: Inputs) -> Address:
         return self.address(inputs)
+
+
+class Pool(Named):
+    """A connection pool. It lives in the contract, so no server holds it."""
+
+    is_weighed = False
+    is_removable = False
 
 
 class Consumer(PartType):
@@ -211,6 +222,9 @@ class PartitionSet(PartType):
 
     name = "PartitionSet"
     identity = ("schema", "table", "target")
+    # Lowering a policy needs its table; and without the policy the partitions stay, they are the table's.
+    is_weighed = False
+    is_removable = False
 
     def address(self, inputs: Inputs) -> Address:
         schema = Address.root("pg", _target(inputs), "schema", str(inputs.get("schema")), bare=True)
@@ -246,6 +260,7 @@ class Contract(PartType):
 
     name = "Contract"
     identity = ()
+    is_weighed = False
 
     def id(self, inputs: Inputs) -> str:
         return "plane:main/contract"
@@ -287,10 +302,20 @@ TYPES: Mapping[str, PartType] = {
         Database(),
         PartitionSet(),
         Named("Role", "pg", "roles", "role", frozenset({"membership"})),
-        Named("Pool", "plane", "pools", "pool"),
+        Pool("Pool", "plane", "pools", "pool"),
         Contract(),
     )
 }
+
+
+def owner(record: Record) -> str:
+    """The id of the part that a record belongs to."""
+    a = record.address
+    if a.system == "pg" and not is_rolling(record):
+        return f"pg:{a.target}" if a.kind not in _PEOPLE else str(a._replace(path=a.path[:2]))
+    if a.kind in ("contract", "binding", "publisher", "template"):
+        return TYPES["Contract"].id({})
+    return str(a)
 
 
 def is_rolling(record: Record) -> bool:

@@ -26,7 +26,7 @@ from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
 from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError
 from provision.spec.ident import Address
-from provision.spec.record import Plane, Record
+from provision.spec.record import Facts, Plane, Record
 
 if TYPE_CHECKING:
     from provision.plan.assemble import Seen
@@ -41,6 +41,10 @@ _FRESH_S = 5.0
 
 class Cancelled(OperationError):
     """The run was stopped; what was done stays done."""
+
+
+class TableMissing(OperationError):
+    """A partition set comes before its table: in a preview of a new database that is how it must be."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,12 @@ class _Task:
 class Piecework:
     """One plane in one environment, part by part. ``close`` ends it and gives up the lock."""
 
-    def __init__(self, setting: Setting, targets: Targets, allowed: Collection[str], note: Note) -> None:
+    def __init__(
+        self, setting: Setting, targets: Targets, allowed: Collection[str], note: Note, *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
         self.setting = setting
+        self._clock = clock
         self.targets = targets
         self.allowed = frozenset(allowed)
         self.note = note
@@ -249,19 +257,27 @@ class Piecework:
         declared = {w.id: self._records(w, world) for w in works}
         plane = self._plane(r for records in declared.values() for r in records)
         gates.refuse(plane, world, self.targets.targets)
-        canon = canonical.canonicalise(plane, world, self.targets, self.setting.cache, self.note)
+        canon = self._canonical(plane, world)
         places = {r.address[:2] for r in plane} | {r.address[:2] for r in world.live if _mine(works, r)}
         near = [r for r in world.live if r.address[:2] in places]
         rest = [r for r in near if not _mine(works, r) and r.address not in plane]
         desired = self._plane([*rest, *canon])
         seen = self._near(world, near)
-        plan = assemble(desired, seen, registry.kinds(), datetime.now(UTC), (), canonical.spelled(plane, canon))
+        plan = assemble(desired, seen, registry.kinds(), self._clock(), (), canonical.spelled(plane, canon))
         own = {str(a) for a in plane.records}
         plan = replace(plan, adopt=tuple(a for a in plan.adopt if a in own), forget=(), drift=())
         if any(w.wanted is None for w in works):
             plan = guarded(plan, world.adopted)
         wanted = {key: tuple(canon[r.address] for r in records) for key, records in declared.items()}
         return self.ground.counted(plan), wanted
+
+    def _canonical(self, plane: Plane, world: World) -> Plane:
+        """Expressions as the target prints them. A policy whose table is another part's has none of its own."""
+        from provision.reconcile import canonical
+
+        whole = self._plane(r for r in plane if not parts.is_rolling(r) or r.parent in plane.records)
+        canon = canonical.canonicalise(whole, world, self.targets, self.setting.cache, self.note)
+        return self._plane({**plane.records, **canon.records}.values())
 
     def _near(self, world: World, near: Sequence[Record]) -> Seen:
         """What was seen, narrowed to the targets at hand: cost grows with the change."""
@@ -272,14 +288,14 @@ class Piecework:
         if work.wanted is None:
             return ()
         if work.wanted.type.name == "Contract":
-            content = self._content(work)
+            content = self._content(work, world)
             return tuple(contract.declared_records(content))
         return tuple(_laid_out(r, world, work.wanted.type) for r in work.wanted.records if not _follows(r, world, work))
 
-    def _content(self, work: Work) -> dict[str, Any]:
+    def _content(self, work: Work, world: World) -> dict[str, Any]:
         assert work.wanted is not None
         setting = self.setting
-        own = contract.share(work.wanted.records, registry.kinds())
+        own = contract.share(self._completed(work.wanted.records, world.facts), registry.kinds())
         return contract.content(setting.plane, setting.env, reachable(setting.targets), [*work.shares, own])
 
     def _done(self, work: Work, records: tuple[Record, ...], plan: Plan, world: World) -> Done:
@@ -288,19 +304,19 @@ class Piecework:
         if work.wanted is None:
             return Done(steps, None)
         if work.wanted.type.name == "Contract":
-            return Done(steps, None, self._content(work))
+            return Done(steps, None, self._content(work, world))
         return Done(steps, self._share(work, world, records))
 
     def _share(self, work: Work, world: World | None, records: Sequence[Record] | None = None) -> contract.Share | None:
         if work.wanted is None:
             return None
         found = work.wanted.records if records is None else records
-        kinds = registry.kinds()
-        facts = (
-            world.facts if world is not None else {r.address[:2]: self.setting.facts("plane", "main") for r in found}
-        )
-        whole = contract.completed(self._plane(found), kinds, facts)
-        return contract.share((r for r in whole if work.wanted.type.owns(work.wanted.inputs)(r)), kinds)
+        owns = work.wanted.type.owns(work.wanted.inputs)
+        facts = world.facts if world is not None else {}
+        return contract.share(filter(owns, self._completed(found, facts)), registry.kinds())
+
+    def _completed(self, records: Iterable[Record], facts: Mapping[tuple[str, str], Facts]) -> Plane:
+        return contract.completed(self._plane(records), registry.kinds(), facts)
 
     def _plane(self, records: Iterable[Record]) -> Plane:
         return Plane(records, name=self.setting.plane, env=self.setting.env)
@@ -332,10 +348,10 @@ class Piecework:
 
         assert work.wanted is not None
         plane = self._plane(self._records(work, world))
-        canon = canonical.canonicalise(plane, world, self.targets, self.setting.cache, self.note)
+        canon = self._canonical(plane, world)
         near = [r for r in world.live if r.address[:2] in {a.address[:2] for a in plane}]
         rest = [r for r in near if not _mine([work], r) and r.address not in plane]
-        compared = compare(self._plane([*rest, *canon]), self._near(world, near), registry.kinds(), datetime.now(UTC),
+        compared = compare(self._plane([*rest, *canon]), self._near(world, near), registry.kinds(), self._clock(),
                            canonical.spelled(plane, canon))  # fmt: skip
         changes = [c for c in compared.difference.changes.values() if c.address in canon]
         share = self._share(work, world, tuple(canon))
@@ -360,7 +376,7 @@ class Piecework:
         from provision.reconcile import importing, writing
 
         if self._spoken is None or self._spoken[0] is not world:
-            taken = importing.take(world, (), (), datetime.now(UTC))
+            taken = importing.take(world, (), (), self._clock())
             self._spoken = world, writing.speak(taken.shown, registry.kinds())
         return self._spoken[1]
 
@@ -411,7 +427,7 @@ def _laid_out(record: Record, world: World, type: parts.PartType) -> Record:
         return record
     live = world.live.get(record.address)
     if live is None:
-        raise OperationError(f"{record.parent} is not there, or not partitioned by range",
+        raise TableMissing(f"{record.parent} is not there, or not partitioned by range",
                              "Let the PartitionSet depend on the database that holds its table.")  # fmt: skip
     layout = {name: live.settings[name] for name in (*parts.LAYOUT, "key_type")}
     return record._replace(settings={**record.settings, **layout})

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from provision import registry
 from provision.plan.diff import differing
+from provision.pools import contract
 from provision.reconcile.parts import Inputs, PartType, split
 from provision.spec.inline import Inline
+from provision.spec.kind import Kind
 from provision.spec.reading import read
 from provision.spec.record import Facts, Plane, Pointer, Record
 from provision.spec.target import Target
@@ -105,7 +107,8 @@ def offline(found: Portion, setting: Setting) -> tuple[Record, ...]:
     pg = {r.address.target for r in found.records if r.address.system == "pg"}
     tools = canonical.tools()
     known = {r.address: r for r in found.records}
-    for target in pg:
+    # A policy holds no expressions of its own: the layout is its table's.
+    for target in pg if found.type.name != "PartitionSet" else ():
         plane = canonical.part_of(Plane(found.records), target)
         if not any(tools.compiles(r) for r in plane):
             continue
@@ -123,15 +126,18 @@ def offline(found: Portion, setting: Setting) -> tuple[Record, ...]:
 # Inputs against inputs -----------------------------------------------------------------------------------
 
 
-def changed(before: Portion, after: Portion, setting: Setting) -> list[InputChange]:
-    """The inputs that mean something else than before, as places that a reader of both recognises."""
+def changed(before: Portion, after: Portion, setting: Setting, *, imported: bool = False) -> list[InputChange]:
+    """The inputs that mean something else than before, as places that a reader of both recognises.
+
+    What was ``imported`` cannot hold what no server knows: where it says nothing, that is no difference.
+    """
     found: dict[Pointer, InputChange] = {}
     old = {r.address: r for r in offline(before, setting)}
     new = {r.address: r for r in offline(after, setting)}
     for address in {**old, **new}:
         was, will = old.get(address), new.get(address)
         if was is not None and will is not None:
-            for field in differing(was, will):
+            for field in _differing(was, will, setting, imported):
                 _note(found, before, after, (*after.place(will), field), after.place(will))
         else:
             record, side = (will, after) if will is not None else (was, before)
@@ -139,6 +145,27 @@ def changed(before: Portion, after: Portion, setting: Setting) -> list[InputChan
             _note(found, before, after, side.place(record), side.place(record))
     _hidden(found, before, after)
     return _outermost(found)
+
+
+def _differing(was: Record, will: Record, setting: Setting, imported: bool) -> list[str]:
+    """The settings that mean something else: what a server fills in does not, nor what only check reads."""
+    kind = registry.kinds()[will.address.kind]
+    fields = differing(*(_completed(r, kind, setting) for r in (was, will)))
+    # What of a stream or bucket reaches neither the wire nor the contract is there for check alone.
+    silent: set[str] = (
+        set(kind.spec_only.difference(contract.FACTS.get(kind.name, ()))) if kind.system == "nats" else set()
+    )
+    if imported:
+        mute = kind.spec_only | kind.left_to_server
+        silent = {f for f in mute if f in kind.fields.fields and was.settings.get(f) == kind.fields[f].default}
+    return [f for f in fields if f not in silent]
+
+
+def _completed(record: Record, kind: Kind, setting: Setting) -> Record:
+    """The record as a server without it would make it."""
+    if kind.nature != "live" or kind.name == "partitions":
+        return record
+    return kind.settle(record, None, setting.facts(*record.address[:2]), _NO_CLOCK)[0] or record
 
 
 def _note(found: dict[Pointer, InputChange], before: Portion, after: Portion, pointer: Pointer, whole: Pointer) -> None:
@@ -192,12 +219,21 @@ def transition(before: Portion | None, after: Portion | None, setting: Setting) 
     """The plan from some inputs to others, as if the first were live and owned: what it puts at stake."""
     from provision.plan.assemble import Seen, assemble
 
-    old = offline(before, setting) if before is not None else ()
+    old = [_as_live(r, setting) for r in offline(before, setting)] if before is not None else ()
     new = offline(after, setting) if after is not None else ()
     places = {r.address[:2] for r in (*old, *new)}
     facts = {place: setting.facts(*place) for place in places}
     seen = Seen(_plane(old, setting), {str(r.address) for r in old}, facts)
     return assemble(_plane(new, setting), seen, registry.kinds(), _NO_CLOCK)
+
+
+def _as_live(record: Record, setting: Setting) -> Record:
+    """The record with what only a server's own answer has, as if it had been made just so."""
+    kind = registry.kinds()[record.address.kind]
+    if kind.nature != "live":
+        return record
+    live = None if kind.name == "partitions" else record
+    return kind.settle(record, live, setting.facts(*record.address[:2]), _NO_CLOCK)[0] or record
 
 
 def _plane(records: Iterable[Record], setting: Setting) -> Plane:

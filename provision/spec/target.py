@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from provision.spec import kubernetes
 from provision.spec.fields import (
     DURATION,
     SECRET,
@@ -151,6 +152,7 @@ NATS_TARGET = FieldTable(
     _field("version", VERSION, "Version of the servers."),
     _field("domain", _PLAIN, "JetStream domain."),
     _field("account_limits", object_of(_LIMITS), "JetStream limits of the account."),
+    _field("kubernetes", object_of(kubernetes.NATS), "What runs there; for kind kubernetes."),
 )
 POSTGRES_TARGET = FieldTable(
     _field("kind", enum("embedded", "external", "kubernetes"), "Who runs the server.", required=True),
@@ -178,6 +180,7 @@ POSTGRES_TARGET = FieldTable(
     _field("extensions", list_of(_PLAIN), "Extensions that can be created there."),
     _field("mode", enum("direct", "pooled"), "Whether a transaction pooler stands in between.", default="direct"),
     _field("tls", object_of(_PG_TLS), "Certificates and sslmode."),
+    _field("kubernetes", object_of(kubernetes.POSTGRES), "What runs there; for kind kubernetes."),
 )
 TABLES = {"nats": NATS_TARGET, "postgres": POSTGRES_TARGET}
 
@@ -194,6 +197,9 @@ class Target(NamedTuple):
     def facts(self) -> Facts:
         """What is declared of the target, in the form in which live servers are measured too."""
         known = {k: v for k, v in self.settings.items() if v is not None and k in _FACTS}
+        if self.kind == "kubernetes" and self.system == "nats":
+            # What is rendered is known: no tags where none are declared.
+            known = {"cluster": kubernetes.name_of("nats", self.settings), "tags": [], **known}
         if "extensions" in known:
             known["extensions"] = dict.fromkeys(known["extensions"], "")
         if "tags" in known:

@@ -104,7 +104,8 @@ class DomainKind(PlainKind):
         """Compare checks by the server's words, or by the spec's where the live domain bears just these."""
         if desired is None or live is None:
             return desired, live
-        said, found = desired.settings["checks"], live.settings["conditions"]
+        said = desired.settings["checks"]
+        found = live.settings.get("conditions") or live.settings["checks"]
         known = desired.settings.get("conditions") or said
         conditions = {n: said[n] if found.get(n) == said[n] else known[n] for n in said}
         desired = desired._replace(settings=desired.settings | {"conditions": conditions})

@@ -1,0 +1,1 @@
+"""The resource provider of Pulumi: a codec, a gRPC server and the behaviour behind it, thin over reconcile."""

@@ -1,0 +1,181 @@
+"""A whole plane as one component of a Pulumi program: specs in, resources with their order and guards out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+
+from provision.pulumi import resources
+from provision.reconcile.folders import cache_folder
+from provision.reconcile.parts import TYPES, Part, owner, split
+from provision.reconcile.workspace import Workspace
+
+if TYPE_CHECKING:
+    from provision.spec.record import Plane as Records
+
+#: What lives on when its resource goes, unless its removal is allowed by name. Pools, policies of partitions and the
+#: contract hold nothing that is not in the specs.
+_KEPT = frozenset({"Stream", "KeyValueBucket", "ObjectStore", "Consumer", "PostgresDatabase", "Role"})
+
+
+class Plane(pulumi.ComponentResource):
+    """Every object of a plane's specs, in one environment.
+
+    The specs are read and checked here: a mistake stops the program with ``file:line:col`` before anything is
+    registered. One provider holds all targets of the plane.
+
+    Outputs: ``plane``, ``env``, ``contract`` (its ``key`` and ``content``), ``connections`` (what a client needs to
+    reach the targets, secrets as references) and ``plan`` (by resource, the ordered steps that a preview foresees; empty
+    once they are done).
+    """
+
+    plane: pulumi.Output[str]
+    env: pulumi.Output[str]
+    contract: pulumi.Output[Mapping[str, Any]]
+    connections: pulumi.Output[Mapping[str, Any]]
+    plan: pulumi.Output[Mapping[str, Sequence[str]]]
+
+    def __init__(
+        self,
+        name: str,
+        specs: str | os.PathLike[str] = "specs",
+        env: str | None = None,
+        *,
+        allow: Iterable[str] = (),
+        secrets: pulumi.Input[Mapping[str, pulumi.Input[str]]] | None = None,
+        targets: pulumi.Input[Mapping[str, Any]] | None = None,
+        protect: bool = False,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Register the plane.
+
+        ``env`` is the stack's name where it is not given, ``allow`` the consents (``KIND:ADDRESS``, as preview names
+        them), ``secrets`` values of ``{env: NAME}`` references for machines that lack the variable, ``targets`` lies
+        over the environment's targets and may be an output of other resources, ``protect`` guards data from every
+        removal. Raises pulumi.RunError for specs with errors.
+        """
+        super().__init__("holdfast:index:Plane", name, None, opts)
+        folder = Path(specs)
+        workspace = Workspace(folder, env or pulumi.get_stack(), cache_folder())
+        _refuse(workspace)
+        self._allow = tuple(allow)
+        self._protect = protect
+        self.provider = resources.Provider(
+            name,
+            plane=workspace.name,
+            env=workspace.env,
+            root=os.path.relpath(folder.resolve().parent),
+            targets=pulumi.Output.all(workspace.document.root.get("targets") or {}, targets or {}).apply(
+                lambda both: _overlaid(*both)
+            ),
+            allow=list(self._allow),
+            secrets=None if secrets is None else pulumi.Output.secret(secrets),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.resources = self._register(name, workspace)
+        self._publish(workspace)
+
+    def _register(self, name: str, workspace: Workspace) -> dict[str, pulumi.CustomResource]:
+        """Register every part after those it refers to; the contract last, made of the others' shares."""
+        parts = {TYPES[p.type].id(p.inputs): p for p in split(workspace.document.root, workspace.name)}
+        needs = _needs(workspace.plane, parts)
+        renamed = _renamed(workspace.plane)
+        found: dict[str, pulumi.CustomResource] = {}
+        for id in _in_order(parts, needs):
+            part = parts[id]
+            inputs = dict(part.inputs)
+            if part.type == "Contract":
+                inputs["parts"] = {other: resource.part for other, resource in found.items()}  # type: ignore[attr-defined]
+            options = pulumi.ResourceOptions(
+                parent=self,
+                provider=self.provider,
+                depends_on=[found[other] for other in needs[id]],
+                delete_before_replace=True,
+                retain_on_delete=part.type in _KEPT and not self._is_allowed_to_go(part, id),
+                protect=self._protect and part.type in _KEPT,
+                aliases=[pulumi.Alias(name=f"{name}/{old}") for old in renamed.get(id, ())],
+            )
+            found[id] = getattr(resources, part.type)(f"{name}/{part.name}", opts=options, **inputs)
+        return found
+
+    def _is_allowed_to_go(self, part: Part, id: str) -> bool:
+        """Whether every consent that the removal needs was given."""
+        target = str(part.inputs.get("target") or "main")
+        near = f"pg:{target}" if id.startswith("pg:") else id
+        if not any(f":{near}" in consent for consent in self._allow):
+            return False
+        from provision.plan import consents
+        from provision.reconcile.portions import Setting, portion, transition
+
+        setting = Setting(self._name, "", {}, cache_folder())
+        plan = transition(portion(TYPES[part.type], part.inputs, setting), None, setting)
+        return not consents.missing(plan, self._allow)
+
+    def _publish(self, workspace: Workspace) -> None:
+        from provision.pools.contract import BUCKET, key
+        from provision.reconcile.targets import reachable
+
+        contract: Any = self.resources[TYPES["Contract"].id({})]
+        place = {"bucket": BUCKET, "key": key(workspace.name, workspace.env)}
+        self.plane = pulumi.Output.from_input(workspace.name)
+        self.env = pulumi.Output.from_input(workspace.env)
+        self.contract = contract.content.apply(lambda content: {**place, "content": content})
+        self.connections = pulumi.Output.from_input(reachable(workspace.targets))
+        plans = {id: resource.plan for id, resource in self.resources.items()}  # type: ignore[attr-defined]
+        self.plan = pulumi.Output.all(**plans).apply(lambda found: {id: plan for id, plan in found.items() if plan})
+        names = ("plane", "env", "contract", "connections", "plan")
+        self.register_outputs({name: getattr(self, name) for name in names})
+
+
+def _refuse(workspace: Workspace) -> None:
+    """Stop the program where the specs hold errors, with all of them."""
+    errors = workspace.errors
+    if errors:
+        from provision.spec import render
+
+        text = render.text(errors, workspace.document.line)
+        raise pulumi.RunError(f"{render.summary(errors)} in {workspace.specs}, environment {workspace.env}\n{text}")
+
+
+def _needs(plane: Records, parts: Mapping[str, Part]) -> dict[str, list[str]]:
+    """For each part those it refers to: what must exist before it."""
+    found: dict[str, dict[str, None]] = {id: {} for id in parts}
+    for record in plane:
+        own = owner(record)
+        for address in (*record.refs, *(() if record.parent is None else (record.parent,))):
+            other = plane.get(address)
+            if other is not None and (above := owner(other)) != own and above in parts and own in parts:
+                found[own][above] = None
+    contract = TYPES["Contract"].id({})
+    found[contract] = dict.fromkeys(id for id in parts if id != contract)
+    return {id: list(others) for id, others in found.items()}
+
+
+def _in_order(parts: Mapping[str, Part], needs: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    """Parts after what they need."""
+    from graphlib import TopologicalSorter
+
+    return TopologicalSorter({id: needs[id] for id in parts}).static_order()
+
+
+def _renamed(plane: Records) -> dict[str, list[str]]:
+    """Former names of parts by id."""
+    found: dict[str, list[str]] = {}
+    for record in plane:
+        if record.renamed_from is not None and owner(record) == str(record.address):
+            found.setdefault(owner(record), []).append(record.renamed_from.name)
+    return found
+
+
+def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """One mapping over another, level by level."""
+    both = {k: _overlaid(base[k], v) for k, v in over.items() if _are_mappings(base.get(k), v)}
+    return {**base, **over, **both}
+
+
+def _are_mappings(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)

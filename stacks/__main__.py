@@ -1,0 +1,20 @@
+"""One stack, one environment, one layer: ``plane`` (streams, databases) or ``clusters`` (the servers on Kubernetes)."""
+
+import sys
+from pathlib import Path
+
+import clusters
+import plane
+import pulumi
+
+# Pulumi interrupts the program when a resource fails; its own message says why, a traceback would hide it.
+sys.excepthook = lambda kind, error, trace: kind is KeyboardInterrupt or sys.__excepthook__(kind, error, trace)
+
+LAYERS = {"plane": plane.register, "clusters": clusters.register}
+
+config = pulumi.Config("holdfast")
+layer = config.get("layer") or "plane"
+if layer not in LAYERS:
+    raise pulumi.RunError(f"holdfast:layer is {layer}; it must be one of {', '.join(LAYERS)}")
+specs = Path(__file__).resolve().parent.parent / (config.get("specs") or "specs")
+LAYERS[layer](config, specs, config.get("env") or pulumi.get_stack())
