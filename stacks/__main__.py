@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import clusters
-import plane
+import planes
 import pulumi
 
 # Pulumi interrupts the program when a resource fails; its own message says why, a traceback would hide it.
-sys.excepthook = lambda kind, error, trace: kind is KeyboardInterrupt or sys.__excepthook__(kind, error, trace)
+sys.excepthook = lambda kind, *rest: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
-LAYERS = {"plane": plane.register, "clusters": clusters.register}
+LAYERS = {"plane": planes.register, "clusters": clusters.register}
 
 config = pulumi.Config("holdfast")
 layer = config.get("layer") or "plane"

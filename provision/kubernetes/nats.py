@@ -24,6 +24,7 @@ HEADLESS = "-headless"
 _USER = 1000
 _CONFIG, _DATA, _RUN = "/etc/nats", "/data", "/var/run/nats"
 _PID = f"{_RUN}/nats.pid"
+_VOLUME = "data"
 _CPU = 2000
 #: After the grace clients are asked to leave, spread over the duration; 20 s are for the end itself.
 _GRACE_S, _LAME_DUCK_S, _END_S = 10, 30, 20
@@ -42,6 +43,25 @@ def manifests(plane: Plane, target: Target) -> tuple[Manifest, ...]:
         _stateful_set(plane, target, where, files),
         *budget,
         _network_policy(where, target),
+    )
+
+
+def claims(plane: Plane, target: Target) -> tuple[Manifest, ...]:
+    """Give what must be true of the volumes' claims, to be patched into those that the StatefulSet made.
+
+    A StatefulSet cannot change its templates of claims, and never touches a claim again; a StorageClass may let
+    claims grow. Whoever applies this must own nothing but the field, so that no volume is deleted with it.
+    """
+    where = objects.place(plane, target, "nats")
+    size = objects.quantity(sizes.nats(plane, target).storage)
+    return tuple(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": f"{_VOLUME}-{where.name}-{i}", "namespace": where.namespace},
+            "spec": {"resources": {"requests": {"storage": size}}},
+        }
+        for i in range(_servers(target))
     )
 
 
@@ -170,7 +190,7 @@ def _stateful_set(plane: Plane, target: Target, where: Place, files: dict[str, s
                 "metadata": {"labels": where.labels, "annotations": {"holdfast/config": digest}},
                 "spec": _pod(plane, target, where),
             },
-            "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": where.selector}, "spec": volume}],
+            "volumeClaimTemplates": [{"metadata": {"name": _VOLUME, "labels": where.selector}, "spec": volume}],
         },
     }
 
@@ -229,7 +249,7 @@ def _container(plane: Plane, target: Target) -> Json:
         "volumeMounts": [
             {"name": "config", "mountPath": _CONFIG, "readOnly": True},
             {"name": "run", "mountPath": _RUN},
-            {"name": "data", "mountPath": _DATA},
+            {"name": _VOLUME, "mountPath": _DATA},
         ],
     }
 

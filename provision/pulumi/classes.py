@@ -93,7 +93,7 @@ def _input(spec: Json) -> str:
 
 
 def _output(spec: Json, types: _Types) -> str:
-    """The Python type of what the engine gives: plain dictionaries in place of objects.
+    """The Python type of what the engine gives. Objects are anything, so that they can be given to other resources.
 
     Pulumi's SDK reads these annotations. It makes whole numbers integers only where they are nothing else, and
     takes no union with anything but primitive types.
@@ -105,7 +105,7 @@ def _output(spec: Json, types: _Types) -> str:
         return " | ".join("float" if form == "integer" else _PRIMITIVES[form] for form in forms)
     if "$ref" in spec:
         name = next(_referred(spec), "")
-        return f"inputs.{name}" if "enum" in types.specs.get(name, {}) else "dict[str, Any]" if name else "Any"
+        return f"inputs.{name}" if "enum" in types.specs.get(name, {}) else "Any"
     if spec["type"] == "array":
         return f"list[{_output(spec['items'], types)}]"
     if spec["type"] == "object":

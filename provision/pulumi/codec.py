@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 
 from provision.pulumi.protocol import UNKNOWN, Pointer
 from provision.spec.errors import InputError
@@ -182,7 +182,7 @@ class _Reader:
 def _write(target: Value, value: Any) -> None:
     match value:
         case None:
-            target.null_value = 0
+            target.null_value = NULL_VALUE
         case bool():
             target.bool_value = value
         case str():

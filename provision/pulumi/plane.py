@@ -28,7 +28,7 @@ class Plane(pulumi.ComponentResource):
     The specs are read and checked here: a mistake stops the program with ``file:line:col`` before anything is
     registered. One provider holds all targets of the plane.
 
-    Outputs: ``plane``, ``env``, ``contract`` (its ``key`` and ``content``), ``connections`` (what a client needs to
+    Outputs: ``plane``, ``env``, ``contract`` (where it is: ``bucket`` and ``key``), ``connections`` (what a client needs to
     reach the targets, secrets as references) and ``plan`` (by resource, the ordered steps that a preview foresees; empty
     once they are done).
     """
@@ -69,9 +69,7 @@ class Plane(pulumi.ComponentResource):
             plane=workspace.name,
             env=workspace.env,
             root=os.path.relpath(folder.resolve().parent),
-            targets=pulumi.Output.all(workspace.document.root.get("targets") or {}, targets or {}).apply(
-                lambda both: _overlaid(*both)
-            ),
+            targets=_over(workspace.document.root.get("targets") or {}, targets),
             allow=list(self._allow),
             secrets=None if secrets is None else pulumi.Output.secret(secrets),
             opts=pulumi.ResourceOptions(parent=self),
@@ -123,7 +121,7 @@ class Plane(pulumi.ComponentResource):
         place = {"bucket": BUCKET, "key": key(workspace.name, workspace.env)}
         self.plane = pulumi.Output.from_input(workspace.name)
         self.env = pulumi.Output.from_input(workspace.env)
-        self.contract = contract.content.apply(lambda content: {**place, "content": content})
+        self.contract = contract.content.apply(lambda written: place)
         self.connections = pulumi.Output.from_input(reachable(workspace.targets))
         plans = {id: resource.plan for id, resource in self.resources.items()}  # type: ignore[attr-defined]
         self.plan = pulumi.Output.all(**plans).apply(lambda found: {id: plan for id, plan in found.items() if plan})
@@ -169,6 +167,11 @@ def _renamed(plane: Records) -> dict[str, list[str]]:
         if record.renamed_from is not None and owner(record) == str(record.address):
             found.setdefault(owner(record), []).append(record.renamed_from.name)
     return found
+
+
+def _over(base: Mapping[str, Any], over: pulumi.Input[Mapping[str, Any]] | None) -> Any:
+    """The declared targets with what the program knows of them laid over."""
+    return base if over is None else pulumi.Output.from_input(over).apply(lambda known: _overlaid(base, known))
 
 
 def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Made:
-    """A resource that is there, or in a preview would be. The engine ignores a preview's ``id``."""
+    """A resource that is there, or in a preview would be: its ``id`` then reaches the resources that refer to it, so
+    it is the true one, or empty where only an up will know."""
 
     id: str
     properties: Values
@@ -201,13 +202,13 @@ class Behaviour(Protocol):
         """Give the package's schema as JSON text."""
 
     def check_config(self, news: Values, secret_keys: frozenset[str]) -> Checked:
-        """Judge the provider's own inputs; in a preview they may hold UNKNOWN."""
+        """Judge the provider's own inputs; in a preview they may hold UNKNOWN. No engine says yet which are secret."""
 
     def diff_config(self, old_inputs: Values, news: Values) -> Difference:
         """Compare the provider's inputs. A replacement replaces every resource of the provider too."""
 
     def configure(self, config: Values) -> None:
-        """Take the checked inputs; connect to nothing yet. In a preview they may hold UNKNOWN."""
+        """Take the checked inputs, all of them known; connect to nothing yet."""
 
     def check(self, request: CheckRequest) -> Checked: ...
 
@@ -223,10 +224,13 @@ class Behaviour(Protocol):
     def delete(self, request: DeleteRequest) -> None: ...
 
     def cancel(self) -> None:
-        """Let the calls under way end soon, with an error where they are not done. Returns at once."""
+        """Let the calls under way end soon, with an error where they are not done. Returns at once.
+
+        The engine calls it at the end of every run, mostly when no call is under way.
+        """
 
     def close(self) -> None:
-        """Let go of locks and connections; called once, last."""
+        """Let go of locks and connections; called once, last, even while a call is stuck. A second must do."""
 
     def redact(self, text: str) -> str:
         """Mask every secret known by now."""

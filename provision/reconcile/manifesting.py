@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provision.reconcile.workspace import Workspace
 from provision.spec.errors import InputError
@@ -21,6 +22,47 @@ def manifests(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
     """
     from provision.kubernetes import render
 
+    workspace = _faultless(specs, env, cache)
+    targets = workspace.document.targets.values()
+    return render.manifests(
+        workspace.plane, targets, files(specs, env, workspace.document), folder=specs.resolve().name
+    )
+
+
+def endpoints(specs: Path, env: str, *, cache: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Give where clients inside Kubernetes find the servers, as settings that lie over the environment's targets."""
+    from provision.kubernetes import nats, objects, postgres
+
+    found: dict[str, dict[str, dict[str, Any]]] = {"nats": {}, "postgres": {}}
+    for target in _faultless(specs, env, cache).document.targets.values():
+        if target.kind != "kubernetes":
+            continue
+        if target.system == "nats":
+            service, namespace = nats.services(target)[0], objects.options(target)["namespace"]
+            found["nats"][target.name] = {"urls": [f"nats://{service}.{namespace}.svc.cluster.local:4222"]}
+        else:
+            found["postgres"][target.name] = {"endpoints": postgres.endpoints(target)}
+    return found
+
+
+def apply_job(
+    specs: Path, env: str, *, image: str, secret: str | None, allow: Sequence[str], cache: Path
+) -> tuple[Manifest, Manifest]:
+    """Give the ConfigMap of the specs and the Job that applies them, beside the plane's first database or servers."""
+    from provision.kubernetes import jobs
+
+    workspace = _faultless(specs, env, cache)
+    targets = [t for t in workspace.document.targets.values() if t.kind == "kubernetes"]
+    target = min(targets, key=lambda t: (t.system != "pg", t.name != "main", t.name))
+    folder, texts = specs.resolve().name, files(specs, env, workspace.document)
+    found = jobs.specs(workspace.plane, target, texts, folder)
+    every = workspace.document.targets.values()
+    job = jobs.apply_job(workspace.plane, target, every, found, image=image, secret=secret, allow=allow)
+    return found.config_map, job
+
+
+def _faultless(specs: Path, env: str, cache: Path) -> Workspace:
+    """The specs of an environment with targets on Kubernetes. Raises InputError for mistakes, or without any."""
     workspace = Workspace(specs, env, cache)
     if errors := workspace.errors:
         first, more = errors[0], len(errors) - 1
@@ -33,9 +75,7 @@ def manifests(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
             f"environment {env} has no target of kind kubernetes",
             "Write kind: kubernetes for the targets whose servers run there.",
         )
-    return render.manifests(
-        workspace.plane, targets, files(specs, env, workspace.document), folder=specs.resolve().name
-    )
+    return workspace
 
 
 def files(specs: Path, env: str, document: Document) -> dict[str, str]:

@@ -87,11 +87,14 @@ def _common(servers: str) -> tuple[Field, ...]:
 
 
 _TLS = FieldTable(
-    _field("secret", _OTHERS, "Secret with tls.crt, tls.key and ca.crt, for clients and routes.", required=True),
+    _field(
+        "secret", _OTHERS, "Secret with tls.crt, tls.key and ca.crt, for NAME.NAMESPACE.svc and *.NAME-headless.",
+        required=True,
+    ),
     _field("verify", BOOL, "Whether clients too must show a certificate of this authority.", default=False),
-)
+)  # fmt: skip
 _AUTH = FieldTable(
-    _field("secret", _OTHERS, "Secret with a part of the server's configuration: accounts and users.", required=True),
+    _field("secret", _OTHERS, "Secret with a part of nats.conf: accounts, their users, system_account.", required=True),
     _field("key", text(r"^[A-Za-z0-9._-]+$"), "Its key.", default="auth.conf"),
 )
 NATS = FieldTable(

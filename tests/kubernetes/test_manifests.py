@@ -164,3 +164,23 @@ def test_an_api_server_refuses_a_field_that_nobody_knows(cluster: kube.Cluster) 
     assert problems(broken)
     with pytest.raises(kube.Refused, match="replicaz"):
         cluster.apply(broken, dry_run=True)
+
+
+@pytest.mark.soak
+def test_the_pods_keep_the_restricted_standard(cluster: kube.Cluster, rendered: tuple[Manifest, ...]) -> None:
+    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "strict", "labels": enforced}})
+    templates = [_template(m["spec"]) for m in rendered if m["kind"] in ("StatefulSet", "CronJob")]
+    assert len(templates) == 2
+    for number, template in enumerate(templates):
+        metadata = {"name": f"pod-{number}", "namespace": "strict"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": copy.deepcopy(template["spec"])}
+        pod["spec"].setdefault("volumes", []).append({"name": "data", "emptyDir": {}})
+        cluster.apply(pod, dry_run=True)
+        pod["spec"]["securityContext"]["runAsNonRoot"] = False
+        with pytest.raises(kube.Refused, match="violates PodSecurity"):
+            cluster.apply(pod, dry_run=True)
+
+
+def _template(spec: Any) -> Any:
+    return spec["jobTemplate"]["spec"]["template"] if "jobTemplate" in spec else spec["template"]

@@ -190,3 +190,13 @@ def test_sizes_are_written_exactly(size: int, text: str) -> None:
 @pytest.mark.parametrize(("millicores", "text"), [(2000, "2"), (500, "500m"), (1500, "1500m")])
 def test_processors_are_written_exactly(millicores: int, text: str) -> None:
     assert processors(millicores) == text
+
+
+def test_the_claims_of_a_cluster_that_grew_bear_the_names_that_its_pods_use() -> None:
+    on = target({"name": "n", "namespace": "agents", "storage": "100GiB"})
+    found = nats.claims(plane(ORDERS), on)
+    assert [c["metadata"]["name"] for c in found] == ["data-n-0", "data-n-1", "data-n-2"]
+    (template,) = of_kind("StatefulSet", plane(ORDERS), on)["spec"]["volumeClaimTemplates"]
+    assert {c["spec"]["resources"]["requests"]["storage"] for c in found} == {"100Gi"}
+    assert template["spec"]["resources"] == found[0]["spec"]["resources"]
+    assert {c["metadata"]["namespace"] for c in found} == {"agents"}

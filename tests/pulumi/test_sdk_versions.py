@@ -34,7 +34,7 @@ def environment(name: str, requirement: str) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
     subprocess.run([*install, *TOOLS, requirement], check=True)
     return python
 
@@ -46,7 +46,7 @@ def test_codec_and_server_work_with(name: str) -> None:
     python = environment(name, f"pulumi=={oldest}.*" if name == "oldest" else f"pulumi<{too_new}")
     tests = ["tests/pulumi/test_codec.py", "tests/pulumi/test_server.py"]
     # The servers of other tests, and their plugins, are not installed there.
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--confcutdir", "tests/pulumi", *tests]
+    command: list[str | Path] = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--confcutdir", "tests/pulumi", *tests]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert re.search(r"^\d\d+ passed", done.stdout, re.MULTILINE)

@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def struct(**values: Any) -> Struct:
     return ParseDict(values, Struct())
 
 
-def refusal(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
+def refusal(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str | None]:
     """The code and the line with which a call ends."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
@@ -208,6 +210,7 @@ def test_our_own_bug_is_one_line_that_says_so_and_where(served: Served, capfd: p
     request = provider_pb2.CreateRequest(urn=served.urn, properties=struct(title="t", lines=[], fail="bug"))
     code, text = refusal(lambda: served.stub.Create(request))
     assert code == grpc.StatusCode.INTERNAL
+    assert text
     assert re.fullmatch(r"KeyError: '\*\*\*' \(notes\.py:\d+\); this is a bug in holdfast", text)
     assert capfd.readouterr() == ("", "")
 
@@ -224,12 +227,10 @@ def test_half_made_is_told_with_what_is_there(served: Served) -> None:
     inputs = struct(title="t", lines=["x" * 300], fail="half", pin=SECRET)
     with pytest.raises(grpc.RpcError) as caught:
         served.stub.Create(provider_pb2.CreateRequest(urn=served.urn, properties=inputs))
-    try:
-        from google.rpc.status_pb2 import Status
-    except ModuleNotFoundError:  # with an older SDK, which then has its own
-        from pulumi.runtime.proto.status_pb2 import Status
     (metadata,) = [item for item in caught.value.trailing_metadata() if item.key == "grpc-status-details-bin"]
-    status = Status.FromString(metadata.value)
+    # One SDK brings google.rpc, another a copy of its own.
+    module = "google.rpc.status_pb2" if find_spec("google.rpc") else "pulumi.runtime.proto.status_pb2"
+    status = import_module(module).Status.FromString(metadata.value)
     detail = provider_pb2.ErrorResourceInitFailed()
     assert status.code == caught.value.code().value[0]
     assert status.message == caught.value.details() == "ink ran out, ***; so did paper"
