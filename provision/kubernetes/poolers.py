@@ -6,6 +6,7 @@ pools keep the sizes they declare only with a Pooler each; they differ in mode a
 
 from __future__ import annotations
 
+import re
 from configparser import RawConfigParser
 from typing import Any
 
@@ -28,8 +29,9 @@ from provision.spec.fields import Json
 from provision.spec.record import Plane, Record
 from provision.spec.target import Target
 
-#: The oldest PgBouncer whose image CloudNativePG 1.30 comes with.
+#: The PgBouncer that CloudNativePG 1.30 takes where no image is named; one that does not know a setting fails to start.
 _VERSION = (1, 25)
+_TAG = re.compile(r":(\d+)\.(\d+)")
 _METRICS_PORT = 9127
 #: What pgbouncer.py renders and a Pooler takes. It sets the rest itself, and refuses it in a manifest.
 _SHARED = (
@@ -92,16 +94,21 @@ def parameters(target: Target, pool: Record) -> dict[str, str]:
         "reserve_pool_size": "0",
         "max_db_connections": str(size),
         "client_tls_sslmode": "require",
-        **_shared(pool),
+        **_shared(pool, _version(options(target)["poolers"]["image"])),
     }
     return dict(sorted(found.items()))
 
 
-def _shared(pool: Record) -> dict[str, str]:
+def _version(image: str | None) -> tuple[int, ...]:
+    tag = _TAG.search(image or "")
+    return tuple(map(int, tag.groups())) if tag else _VERSION
+
+
+def _shared(pool: Record, version: tuple[int, ...]) -> dict[str, str]:
     """What a PgBouncer of our own would be told for the same pool."""
     nowhere = {pool.address: pgbouncer.Endpoint("", PORT, "")}
     parser = RawConfigParser()
-    parser.read_string(pgbouncer.render([pool], nowhere, _VERSION).ini)
+    parser.read_string(pgbouncer.render([pool], nowhere, version).ini)
     return {key: value for key, value in parser["pgbouncer"].items() if key in _SHARED}
 
 

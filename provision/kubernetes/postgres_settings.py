@@ -63,7 +63,7 @@ _MOMENT = datetime(2024, 1, 1, tzinfo=UTC)
 def service(target: Target, endpoint: str) -> Service | None:
     """Say which Service of the cluster an endpoint leads to; None is a server elsewhere.
 
-    A host that is one of the cluster's Services decides. Else ``primary`` and ``direct`` are ``rw``, other names ``ro``.
+    A host that is one of its Services decides. Else ``primary`` and ``direct`` are ``rw``, other names ``ro``.
     """
     declared = (target.settings["endpoints"] or {}).get(endpoint) or {}
     host = declared.get("host") or (target.settings["host"] if endpoint == "primary" else None)

@@ -11,11 +11,12 @@ import pulumi
 
 from provision.pulumi import resources
 from provision.reconcile.folders import cache_folder
-from provision.reconcile.parts import TYPES, Part, owner, split
+from provision.reconcile.parts import TYPES, Part, is_rolling, owner, split
 from provision.reconcile.workspace import Workspace
 
 if TYPE_CHECKING:
     from provision.spec.record import Plane as Records
+    from provision.spec.record import Record
 
 #: What lives on when its resource goes, unless its removal is allowed by name. Pools, policies of partitions and the
 #: contract hold nothing that is not in the specs.
@@ -161,12 +162,24 @@ def _in_order(parts: Mapping[str, Part], needs: Mapping[str, Sequence[str]]) -> 
 
 
 def _renamed(plane: Records) -> dict[str, list[str]]:
-    """Former names of parts by id."""
+    """Former names of resources by id: of renamed objects, and of what is named after renamed tables and schemas."""
     found: dict[str, list[str]] = {}
     for record in plane:
-        if record.renamed_from is not None and owner(record) == str(record.address):
-            found.setdefault(owner(record), []).append(record.renamed_from.name)
+        own = owner(record)
+        if own != str(record.address):
+            continue
+        if record.renamed_from is not None:
+            found.setdefault(own, []).append(record.renamed_from.name)
+        table = plane.get(record.parent) if is_rolling(record) and record.parent is not None else None
+        if table is not None:
+            names = [_former(r) for r in (plane[table.parent], table)] if table.parent is not None else []
+            if names != [*table.address.names]:
+                found.setdefault(own, []).append(".".join(names))
     return found
+
+
+def _former(record: Record) -> str:
+    return (record.renamed_from or record.address).name
 
 
 def _over(base: Mapping[str, Any], over: pulumi.Input[Mapping[str, Any]] | None) -> Any:

@@ -221,7 +221,9 @@ class PartitionSet(PartType):
     """The policy of a table whose range partitions roll on with time."""
 
     name = "PartitionSet"
-    identity = ("schema", "table", "target")
+    #: A policy is no object of the server: with another table it is the same policy, elsewhere.
+    identity = ("target",)
+    placing = ("schema", "table", "target")
     # Lowering a policy needs its table; and without the policy the partitions stay, they are the table's.
     is_weighed = False
     is_removable = False
@@ -240,7 +242,7 @@ class PartitionSet(PartType):
         return _placed({"schema": words[0], "table": words[1]}, target)
 
     def root(self, inputs: Inputs) -> Root:
-        node = {**_ANY_LAYOUT, **_node(inputs, *self.identity)}
+        node = {**_ANY_LAYOUT, **_node(inputs, *self.placing)}
         schema: dict[str, Any] = {"tables": {str(inputs.get("table")): {"columns": {}, "partitions": node}}}
         return {"schemas": {str(inputs.get("schema")): _placed(schema, _target(inputs))}}
 
@@ -371,12 +373,13 @@ def split(root: Mapping[str, Any], plane: str) -> list[Part]:
         for name, node in (root.get(section) or {}).items():
             inputs = {"name": name, **_said(node)}
             if section == "streams":
-                consumers = inputs.pop("consumers", None) or {}
+                consumers, own = (_named(node, inside) for inside in ("consumers", "templates"))
+                inputs = {k: v for k, v in inputs.items() if k not in ("consumers", "templates")}
                 target = {"target": inputs["target"]} if "target" in inputs else {}
-                if own := inputs.pop("templates", None):
+                if own:
                     templates[name] = {"templates": own, **target}
                 for consumer, options in consumers.items():
-                    placed = {"name": consumer, "stream": name, **target, **_said(options)}
+                    placed = {"name": consumer, "stream": name, **target, **options}
                     found.append(Part("Consumer", f"{name}.{consumer}", placed))
             found.append(Part(type_.name, _among_kin(name, inputs), inputs))
     found += _databases(root)
@@ -424,6 +427,11 @@ def _among_kin(name: str, inputs: Inputs) -> str:
 def _said(node: Any) -> Any:
     """A deep copy of a node without what says nothing: null is the default everywhere in the language."""
     return {} if node is None else _copied(node)
+
+
+def _named(node: Any, section: str) -> dict[str, Any]:
+    """The named objects inside a node. One that says nothing is there all the same."""
+    return {name: _said(inner) for name, inner in ((node or {}).get(section) or {}).items()}
 
 
 def _copied(value: Any) -> Any:

@@ -334,7 +334,8 @@ class Piecework:
         if primary not in world.live if primary is not None else not any(map(owns, world.live)):
             return None
         spoken = self._speak(world)
-        found = from_live(type, id, spoken, self.setting.plane)
+        # After a rename the id is the one that the object was made with.
+        found = from_live(type, type.id(inputs), spoken, self.setting.plane)
         if known is None:
             if found is None:
                 raise InputError(f"{id} belongs to no plane that could be written as a spec",

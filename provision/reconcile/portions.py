@@ -100,7 +100,7 @@ def offline(found: Portion, setting: Setting) -> tuple[Record, ...]:
     What cannot be compiled without the target stays as it was written.
     """
     from provision.postgres import compile
-    from provision.postgres.scratch import ScratchDatabases
+    from provision.postgres.scratch import NoScratch, ScratchDatabases
     from provision.reconcile import canonical
     from provision.spec.stamps import code_digest
 
@@ -116,9 +116,12 @@ def offline(found: Portion, setting: Setting) -> tuple[Record, ...]:
         scratch = ScratchDatabases(
             None, None, canonical.embedded_scratch(setting.cache), target=target, major=facts.version[0]
         )
-        result = compile.canonicalise(
-            plane, facts, canonical.memo(setting.cache), scratch, tools, product=code_digest()
-        )
+        try:
+            result = compile.canonicalise(
+                plane, facts, canonical.memo(setting.cache), scratch, tools, product=code_digest()
+            )
+        except NoScratch:  # text against text, then: a difference in spelling alone will show
+            continue
         known |= {r.address: r._replace(origin=known[r.address].origin) for r in result.plane}
     return tuple(known.values())
 

@@ -350,7 +350,8 @@ def expectation(schema: Json) -> str:
     if types in ("integer", "number") and ("minimum" in schema or "maximum" in schema):
         return _range(_TYPES[types], schema)
     if types == "array" and isinstance(items := schema.get("items"), Mapping) and "type" in items:
-        return f"a list of {_PLURALS.get(items['type'], 'values')}"
+        noun = items["type"]
+        return f"a list of {_PLURALS.get(noun, 'values') if isinstance(noun, str) else 'values'}"
     return _TYPES[types]
 
 

@@ -68,7 +68,7 @@ class NatsTargetKubernetesTls(TypedDict, total=False):
     """Certificates of the servers."""
 
     secret: Required[Input[str]]
-    """Secret with tls.crt, tls.key and ca.crt, for clients and routes."""
+    """Secret with tls.crt, tls.key and ca.crt, for NAME.NAMESPACE.svc and *.NAME-headless."""
     verify: Input[bool]
     """Whether clients too must show a certificate of this authority. Default: `false`."""
 
@@ -77,7 +77,7 @@ class NatsTargetKubernetesAuth(TypedDict, total=False):
     """Who may do what."""
 
     secret: Required[Input[str]]
-    """Secret with a part of the server's configuration: accounts and users."""
+    """Secret with a part of nats.conf: accounts, their users, system_account."""
     key: Input[str]
     """Its key. Default: `auth.conf`."""
 
