@@ -95,14 +95,14 @@ def _input(spec: Json) -> str:
 def _output(spec: Json, types: _Types) -> str:
     """The Python type of what the engine gives. Objects are anything, so that they can be given to other resources.
 
-    Pulumi's SDK reads these annotations. It makes whole numbers integers only where they are nothing else, and
-    takes no union with anything but primitive types.
+    Pulumi's SDK reads these annotations. It makes whole numbers integers only where they are nothing else, takes no
+    union with anything but primitive types, and in its older versions none that is written with a bar.
     """
     if "oneOf" in spec:
         forms = [form.get("type") for form in spec["oneOf"]]
         if not set(forms) <= _PRIMITIVES.keys():
             return "Any"
-        return " | ".join("float" if form == "integer" else _PRIMITIVES[form] for form in forms)
+        return f"Union[{', '.join('float' if form == 'integer' else _PRIMITIVES[form] for form in forms)}]"
     if "$ref" in spec:
         name = next(_referred(spec), "")
         return f"inputs.{name}" if "enum" in types.specs.get(name, {}) else "Any"
@@ -218,8 +218,8 @@ def _class(name: str, spec: Json, types: _Types, base: str) -> str:
     rows = ""
     for option, property in spec["properties"].items():
         type_ = _output(property, types)
-        optional = "" if option in spec["required"] or type_ == "Any" else " | None"
-        rows += f"    {option}: Output[{type_}{optional}]\n"
+        is_set = option in spec["required"] or type_ == "Any"
+        rows += f"    {option}: Output[{type_ if is_set else f'Optional[{type_}]'}]\n"
     call = f"self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.{name}Args]"
     return (
         f"class {name}({base}, arguments=inputs.{name}Args):\n{_doc(spec['description'])}\n{rows}\n"
@@ -234,8 +234,9 @@ def _resources(package: Json, types: _Types) -> str:
     ]
     classes.append(_class("Provider", package["provider"], types, "ProviderResource"))
     head = (
-        f'"""The resources of package {PACKAGE} as Python classes. What they take stands in ``inputs``."""\n\n{_NOTE}\n'
-        "from __future__ import annotations\n\nfrom typing import Any, Unpack\n\n"
+        f'"""The resources of package {PACKAGE} as Python classes. What they take stands in ``inputs``."""\n\n{_NOTE}'
+        "# ruff: noqa: UP007, UP045 - what older SDKs of Pulumi read at run time\n\n"
+        "from __future__ import annotations\n\nfrom typing import Any, Optional, Union, Unpack\n\n"
         "from pulumi import Output, ResourceOptions\n\nfrom provision.pulumi import inputs\n"
         "from provision.pulumi.custom import ProviderResource, Resource\n"
     )

@@ -29,9 +29,9 @@ class Plane(pulumi.ComponentResource):
     The specs are read and checked here: a mistake stops the program with ``file:line:col`` before anything is
     registered. One provider holds all targets of the plane.
 
-    Outputs: ``plane``, ``env``, ``contract`` (where it is: ``bucket`` and ``key``), ``connections`` (what a client needs to
-    reach the targets, secrets as references) and ``plan`` (by resource, the ordered steps that a preview foresees; empty
-    once they are done).
+    Outputs: ``plane``, ``env``, ``contract`` (where it is: ``bucket`` and ``key``), ``connections`` (what a client
+    needs to reach the targets, secrets as references) and ``plan`` (by resource, the ordered steps that a preview
+    foresees; empty once they are done).
     """
 
     plane: pulumi.Output[str]

@@ -138,7 +138,8 @@ class Provider:
         if olds == news:
             return Difference()
         is_renamed = "renamed_from" in news and news["renamed_from"] == olds.get("name")
-        replaced = [n for n in type.identity if olds.get(n) != news.get(n) and not (n == "name" and is_renamed)]
+        fixed = type.identity if type.fixed is None else type.fixed
+        replaced = [n for n in fixed if olds.get(n) != news.get(n) and not (n == "name" and is_renamed)]
         if replaced:
             return Difference(True, tuple(PropertyChange((n,), _kind(olds, news, n), True) for n in replaced))
         if has_unknown(news) or has_unknown(olds) or not self._known.is_known:

@@ -37,8 +37,10 @@ class PartType:
 
     #: The word of the type: ``Stream``.
     name = ""
-    #: Inputs that say which object it is; with other values it is another one.
+    #: Inputs that say which object it is.
     identity: tuple[str, ...] = ("name", "target")
+    #: Those of them that make it another object; unset, all do.
+    fixed: tuple[str, ...] | None = None
     #: Whether inputs alone can show what a change puts at stake.
     is_weighed = True
     #: Whether anything on a server goes with it.
@@ -221,9 +223,9 @@ class PartitionSet(PartType):
     """The policy of a table whose range partitions roll on with time."""
 
     name = "PartitionSet"
-    #: A policy is no object of the server: with another table it is the same policy, elsewhere.
-    identity = ("target",)
-    placing = ("schema", "table", "target")
+    identity = ("schema", "table", "target")
+    #: A policy is no object of the server: at another table it is the same policy, elsewhere.
+    fixed = ("target",)
     # Lowering a policy needs its table; and without the policy the partitions stay, they are the table's.
     is_weighed = False
     is_removable = False
@@ -242,7 +244,7 @@ class PartitionSet(PartType):
         return _placed({"schema": words[0], "table": words[1]}, target)
 
     def root(self, inputs: Inputs) -> Root:
-        node = {**_ANY_LAYOUT, **_node(inputs, *self.placing)}
+        node = {**_ANY_LAYOUT, **_node(inputs, *self.identity)}
         schema: dict[str, Any] = {"tables": {str(inputs.get("table")): {"columns": {}, "partitions": node}}}
         return {"schemas": {str(inputs.get("schema")): _placed(schema, _target(inputs))}}
 
@@ -383,7 +385,8 @@ def split(root: Mapping[str, Any], plane: str) -> list[Part]:
                     found.append(Part("Consumer", f"{name}.{consumer}", placed))
             found.append(Part(type_.name, _among_kin(name, inputs), inputs))
     found += _databases(root)
-    declared = {s: _said(root[s]) for s in ("publishers", "runtime") if root.get(s)}
+    declared = {"publishers": _named(root, "publishers"), "runtime": _said(root.get("runtime"))}
+    declared = {section: node for section, node in declared.items() if node}
     if templates:
         declared["templates"] = templates
     return [*found, Part("Contract", plane, declared)]
