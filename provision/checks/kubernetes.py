@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from provision.checks.rule import Finding, counted, listed, rule
 from provision.kubernetes import nats, postgres_settings, sizes
 from provision.kubernetes.objects import name_of, options
 from provision.pools import budget
-from provision.spec.target import SYSTEMS, TABLES, Target
+from provision.spec.target import SYSTEMS, Target
 from provision.spec.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from provision.checks.scene import Scene
     from provision.kubernetes.sizes import Demand
@@ -22,14 +22,22 @@ Word = Literal["nats", "postgres"]
 _STORES: tuple[tuple[sizes.Storage, str], ...] = (("file", "max_file_store"), ("memory", "max_memory_store"))
 
 
+class _Declared(Protocol):
+    """The document, which has read its targets: what was wrong with them has been said and left out."""
+
+    @property
+    def targets(self) -> Mapping[tuple[str, str], Target]: ...
+
+
 def _targets(scene: Scene, word: Word) -> Iterator[tuple[Pointer, Target]]:
-    """The targets of kind ``kubernetes`` that could be read, with their places."""
-    system = SYSTEMS[word]
-    for known, name in scene.facts:
-        where = ("targets", word, name)
-        node = scene.node(where)
-        if known == system and isinstance(node, dict) and node.get("kind") == "kubernetes":
-            yield where, Target(system, name, "kubernetes", TABLES[word].parse(node))
+    """The targets of kind ``kubernetes`` with their places."""
+    return ((where, target) for where, target in _declared(scene, word) if target.kind == "kubernetes")
+
+
+def _declared(scene: Scene, word: str) -> Iterator[tuple[Pointer, Target]]:
+    for (system, name), target in cast("_Declared", scene.document).targets.items():
+        if system == SYSTEMS[word]:
+            yield ("targets", word, name), target
 
 
 def _title(demand: Demand) -> str:
@@ -52,14 +60,12 @@ def kubernetes_on_another_kind(scene: Scene) -> Iterator[Finding]:
     Good:
         targets: {nats: {main: {kind: kubernetes, servers: 1, kubernetes: {namespace: agents}}}}
     """
-    for word, system in SYSTEMS.items():
-        for known, name in scene.facts:
-            where = ("targets", word, name)
-            node = scene.node(where) if known == system else None
-            if isinstance(node, dict) and node.get("kind") != "kubernetes" and node.get("kubernetes") is not None:
+    for word in SYSTEMS:
+        for where, target in _declared(scene, word):
+            if target.kind != "kubernetes" and target.settings["kubernetes"] is not None:
                 yield Finding(
                     (*where, "kubernetes"),
-                    f"kubernetes of target {name} does nothing: the target is {node.get('kind')}",
+                    f"kubernetes of target {target.name} does nothing: the target is {target.kind}",
                     "Write kind: kubernetes, or leave it out.",
                     at_key=True,
                 )

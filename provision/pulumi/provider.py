@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from provision import __version__
 from provision.pools import contract
 from provision.pulumi import config as configs
 from provision.pulumi.config import Config
@@ -61,7 +62,9 @@ class Provider:
     ) -> None:
         self.screen = screen
         self.engine = engine
-        self.version = metadata.version("holdfast-provision")
+        self.version = __version__
+        self._lock = threading.Lock()
+        self._made: Piecework | None = None
         self._cache = cache
         self._as_of = as_of
         self._config: Config | None = None
@@ -90,12 +93,12 @@ class Provider:
             self._redactor.add(value)
 
     def cancel(self) -> None:
-        if "_pieces" in self.__dict__:
-            self._pieces.cancel()
+        if self._made is not None:
+            self._made.cancel()
 
     def close(self) -> None:
-        if "_pieces" in self.__dict__:
-            self._pieces.close()
+        if self._made is not None:
+            self._made.close()
 
     def redact(self, text: str) -> str:
         return self._redactor(text)
@@ -278,23 +281,28 @@ class Provider:
     def _who(self) -> str:
         return f"holdfast {self._known.env} (pulumi {self.engine})"
 
-    @cached_property
+    @property
     def _setting(self) -> Setting:
         from provision.reconcile.portions import Setting
 
         known = self._known
         return Setting(known.plane, known.env, known.targets, self._cache or cache_folder())
 
-    @cached_property
+    @property
     def _pieces(self) -> Piecework:
+        """The one queue of this process. Requests come in several threads; two queues would mean two locks."""
         from provision.reconcile.piecework import Piecework
         from provision.reconcile.targets import Targets
 
-        known = self._known
-        targets = Targets(known.targets, known.root, known.env, self.screen.info, who=self._who, given=known.secrets)
-        return Piecework(
-            self._setting, targets, known.allow, self.screen.info, clock=lambda: self._as_of or datetime.now(UTC)
-        )
+        with self._lock:
+            if self._made is None:
+                known, say = self._known, self.screen.info
+                targets = Targets(known.targets, known.root, known.env, say, who=self._who, given=known.secrets)
+                clock = self._as_of
+                self._made = Piecework(
+                    self._setting, targets, known.allow, say, clock=lambda: clock or datetime.now(UTC)
+                )
+            return self._made
 
 
 class ConsentRefused(OperationError):

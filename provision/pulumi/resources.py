@@ -217,6 +217,8 @@ class PartitionSet(Resource, arguments=inputs.PartitionSetArgs):
     Its id is its address, `pg:TARGET/SCHEMA/TABLE/partitions/set`.
     """
 
+    schema: Output[str]
+    table: Output[str]
     target: Output[Optional[str]]
     every: Output[str]
     premake: Output[Optional[int]]

@@ -121,10 +121,14 @@ def _object_at(document: Json, path: str) -> Json:
 
 
 def _resource(resource: Resource, shapes: Shapes, document: Json) -> Json:
-    placed = [name for name in TYPES[resource.name].identity if name != "target"]
-    inputs: Json = {name: _replacing({"type": "string", "description": _NAMES[name]}) for name in placed}
+    part = TYPES[resource.name]
     options, required = _options(resource, shapes, document)
-    inputs["target"] = _replacing(options.pop("target", _TARGET))
+    inputs: Json = {n: {"type": "string", "description": _NAMES[n]} for n in part.identity if n != "target"}
+    placed = list(inputs)
+    inputs["target"] = options.pop("target", _TARGET)
+    for name in part.identity if part.fixed is None else part.fixed:
+        if name != "name" or "renamed_from" not in options:
+            inputs[name] = _replacing(inputs[name])
     return _entry(resource, inputs | options, [*placed, *required], _OUTPUTS)
 
 

@@ -19,6 +19,8 @@ Root = dict[str, Any]
 Owns = Callable[[Record], bool]
 #: Where a range's partitions roll on, their policy is a part of its own; the table keeps these.
 LAYOUT = ("by", "key")
+#: What a table's inputs say besides its spec: in which order a new table gets its columns.
+COLUMN_ORDER = "column_order"
 #: A policy that reading accepts in place of the one that stands elsewhere.
 _ANY_POLICY = {"every": "1 day"}
 _ANY_LAYOUT = {"by": "range", "key": ["?"]}
@@ -192,7 +194,7 @@ class Database(PartType):
             elif nodes:
                 found[section] = [self._told(node, target) for node in nodes]
         for schema in (found.get("schemas") or {}).values():
-            _each_partitioned(schema, lambda node: {**_ANY_POLICY, **node} if _rolls(node) else node)
+            _each_table(schema, lambda table: _ordered(_with_policy(table)))
         return found
 
     def inward(self, inputs: Inputs) -> Pointer:
@@ -273,7 +275,7 @@ class Contract(PartType):
         return {}
 
     def root(self, inputs: Inputs) -> Root:
-        found = {s: inputs[s] for s in ("publishers", "runtime") if inputs.get(s)}
+        found = {s: inputs[s] for s in ("publishers", "runtime") if inputs.get(s) is not None}
         templates = inputs.get("templates") or {}
         if templates:
             found["streams"] = {stream: dict(node) for stream, node in templates.items()}
@@ -337,15 +339,28 @@ def _rolls(node: Any) -> bool:
     return isinstance(node, Mapping) and node.get("by") == "range"
 
 
-def _each_partitioned(schema: Any, change: Callable[[Any], Any]) -> None:
-    """Change the partition node of every table of a schema node, which is ours to change at its first level."""
-    if not isinstance(schema, dict) or not isinstance(schema.get("tables"), Mapping):
-        return
-    tables = dict(schema["tables"])
-    for name, table in tables.items():
-        if isinstance(table, Mapping) and "partitions" in table:
-            tables[name] = {**table, "partitions": change(table["partitions"])}
-    schema["tables"] = tables
+def _each_table(schema: Any, change: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Change every table of a schema node, which is ours to change at its first level."""
+    if isinstance(schema, dict) and isinstance(schema.get("tables"), Mapping):
+        tables = schema["tables"].items()
+        schema["tables"] = {name: change(table) if isinstance(table, Mapping) else table for name, table in tables}
+
+
+def _with_policy(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table with any policy where its own is another part's."""
+    node: Any = table.get("partitions")
+    return {**table, "partitions": {**_ANY_POLICY, **node}} if _rolls(node) else table
+
+
+def _ordered(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table with its columns in their order, which mappings lose on their way through an engine."""
+    columns = table.get("columns")
+    order = table.get(COLUMN_ORDER)
+    rest = {k: v for k, v in table.items() if k != COLUMN_ORDER}
+    if isinstance(columns, Mapping) and isinstance(order, list):
+        names = dict.fromkeys([*(name for name in order if name in columns), *columns])
+        rest["columns"] = {name: columns[name] for name in names}
+    return rest
 
 
 def _placed(node: dict[str, Any], target: str) -> dict[str, Any]:
@@ -385,8 +400,9 @@ def split(root: Mapping[str, Any], plane: str) -> list[Part]:
                     found.append(Part("Consumer", f"{name}.{consumer}", placed))
             found.append(Part(type_.name, _among_kin(name, inputs), inputs))
     found += _databases(root)
-    declared = {"publishers": _named(root, "publishers"), "runtime": _said(root.get("runtime"))}
-    declared = {section: node for section, node in declared.items() if node}
+    # A section that says nothing gives all defaults.
+    declared = {s: node for s in ("publishers", "runtime") if (node := root.get(s)) is not None}
+    declared = {s: _named(root, s) if s == "publishers" else _said(node) for s, node in declared.items()}
     if templates:
         declared["templates"] = templates
     return [*found, Part("Contract", plane, declared)]
@@ -411,9 +427,11 @@ def _databases(root: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def _partition_sets(database: Mapping[str, Any], target: str) -> Iterator[Part]:
-    """Take the policies out of the tables of a database; its nodes are ours to change."""
+    """Take the policies out of a database's tables, and note the order of columns; its nodes are ours to change."""
     for schema, node in (database.get("schemas") or {}).items():
         for table, inside in (node.get("tables") or {}).items():
+            if len(inside.get("columns") or ()) > 1:
+                inside[COLUMN_ORDER] = list(inside["columns"])
             policy = inside.get("partitions")
             if _rolls(policy):
                 placed = _placed({"schema": schema, "table": table}, target)

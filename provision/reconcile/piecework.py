@@ -21,7 +21,7 @@ from provision import registry
 from provision.pools import contract
 from provision.reconcile import parts
 from provision.reconcile.ground import Ground, guarded
-from provision.reconcile.portions import Portion, Setting, drifted, from_live
+from provision.reconcile.portions import Portion, Setting, drifted, from_live, portion, told
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
 from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: How long a write waits for others to be done with it.
 _GATHER_S = 0.01
+#: How long an end waits for the step under way: the engine kills a provider soon after it asked it to end.
+_CLOSING_S = 1.5
 #: For so long what was seen counts for reads. Between our own writes it is never reused.
 _FRESH_S = 5.0
 
@@ -131,7 +133,7 @@ class Piecework:
     def close(self) -> None:
         """Finish what is being done, then give up the lock and every session."""
         self._tasks.put(None)
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=_CLOSING_S)
 
     def _do_one(self, work: Work, *, apply: bool) -> Done:
         if _is_declared(work):  # a pool lives in the contract: no server holds it
@@ -325,7 +327,9 @@ class Piecework:
 
     def _look(self, id: str, known: Portion | None, type: parts.PartType) -> Live | None:
         if type.name == "Pool":
-            return None if known is None else Live(dict(known.inputs), self._known_share(known))
+            if known is None:
+                raise InputError("a pool is written into the contract, not imported", "Run up: it is written anew.")
+            return Live(dict(known.inputs), self._known_share(known))
         world = self._world([Work(id, known)])
         if type.name == "Contract":
             return self._look_at_contract(known, world)
@@ -340,7 +344,9 @@ class Piecework:
             if found is None:
                 raise InputError(f"{id} belongs to no plane that could be written as a spec",
                                  "Another plane has marked it as its own, or it is part of the system.")  # fmt: skip
-            return Live(found, contract.Share(0, {}))
+            inputs = {**found, **told(type, inputs, world.stored)}
+            fresh = Work(id, portion(type, inputs, self.setting))
+            return Live(inputs, self._compared(fresh, found, world, spoken).share)
         return self._compared(Work(id, known), found, world, spoken)
 
     def _compared(self, work: Work, found: Mapping[str, Any] | None, world: World, spoken: Spoken) -> Live:

@@ -1,4 +1,4 @@
-"""What is rendered is known, so checks that compare streams with servers speak where a target on Kubernetes is silent."""
+"""What is rendered is known: checks that compare streams with servers speak where they else are silent."""
 
 from __future__ import annotations
 

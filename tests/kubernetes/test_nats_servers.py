@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from provision.embedded.nats import program
+from provision.embedded.nats import Server, program
 from provision.embedded.process import wait_until
 from provision.kubernetes import nats, sizes
 from provision.reconcile.workspace import Workspace
@@ -183,3 +183,14 @@ def test_a_target_names_its_servers_for_clients_inside(production: Production) -
     read = Workspace(production.specs, "clusters", production.specs.parent / "cache")
     on: Target = read.document.targets["nats", "main"]
     assert nats.url(on) == "tls://nats-cluster.agents.svc:4222"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("line", ["2.10", "2.11", "2.12", "2.14"])
+def test_older_servers_take_the_configuration_too(line: str, nats_of: Callable[[str], Server], tmp_path: Path) -> None:
+    on = target(WITH_TLS, tags=["ssd"], domain="hub", version=line)
+    secrets = {"auth.conf": ACCOUNTS.encode(), **pods.certificates(tmp_path / "certs", "nats")}
+    for pod, (folder, _, _) in pods.written(nats.manifests(plane(ORDERS), on), tmp_path / "pods", secrets).items():
+        command = [str(nats_of(line).binary), "-t", "-c", str(folder / f"{pod}.conf")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

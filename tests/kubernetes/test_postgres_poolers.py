@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from provision.embedded.process import free_ports
-from provision.kubernetes import poolers
+from provision.kubernetes import poolers, postgres
 from provision.kubernetes.objects import Manifest
 from provision.kubernetes.postgres_settings import pooler_name, pooler_size
 from tests.kubernetes import postgres_specs
@@ -90,14 +90,24 @@ def test_only_settings_that_a_pooler_takes_are_in_it(tmp_path: Path) -> None:
         assert all(isinstance(value, str) for value in settings.values())
 
 
-def test_clients_find_each_pooler_and_its_certificate(tmp_path: Path) -> None:
-    from provision.kubernetes import postgres
+@pytest.mark.parametrize(
+    ("image", "has"), [(None, True), ("pgbouncer:1.25.1", True), ("r:5000/pgbouncer:1.20.1-2", False)]
+)
+def test_a_setting_newer_than_the_image_is_left_out(tmp_path: Path, image: str | None, has: bool) -> None:
+    for spec in made(postgres_specs.plane(tmp_path, poolers={"image": image})).values():
+        assert ("max_prepared_statements" in spec["pgbouncer"]["parameters"]) is has
 
+
+def test_clients_find_each_pooler_and_its_certificate(tmp_path: Path) -> None:
     found = postgres_specs.plane(tmp_path)
     hosts = poolers.hosts(found.plane, found.target)
     assert hosts == {
         "primary": "postgres-pool-primary.agents.svc.cluster.local",
         "replica": "postgres-pool-replica.agents.svc.cluster.local",
+    }
+    assert postgres.endpoints(found.target) == {
+        "primary": "postgres-rw.agents.svc.cluster.local",
+        "replica": "postgres-ro.agents.svc.cluster.local",
     }
     (cluster,) = (m for m in postgres.manifests(found.plane, found.target) if m["kind"] == "Cluster")
     assert set(hosts.values()) <= set(cluster["spec"]["certificates"]["serverAltDNSNames"])

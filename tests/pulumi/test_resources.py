@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ class Engine(mocks.Mocks):
 @pytest.fixture
 def run() -> Iterator[Callable[[Callable[[], Any]], Engine]]:
     """Runs a program to its end, as a stack would."""
-    loop = asyncio.new_event_loop()
+    # The mocks work in threads of the loop's executor, each with a loop of its own that nobody closes but we.
+    loop, executor = asyncio.new_event_loop(), ThreadPoolExecutor(1, initializer=_open_loop)
+    loop.set_default_executor(executor)
     asyncio.set_event_loop(loop)
 
     def run(program: Callable[[], Any]) -> Engine:
@@ -52,8 +55,13 @@ def run() -> Iterator[Callable[[Callable[[], Any]], Engine]]:
         return engine
 
     yield run
+    executor.submit(lambda: asyncio.get_event_loop().close()).result()
     asyncio.set_event_loop(None)
     loop.close()
+
+
+def _open_loop() -> None:
+    asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def values(output: pulumi.Output[Any]) -> list[Any]:
@@ -133,7 +141,8 @@ def program() -> dict[str, pulumi.Output[Any]]:
         "grants": {"app": ["SELECT"], "boss": {"privileges": ["ALL"], "grantable": True}},
     }
     database = resources.PostgresDatabase(
-        "db", opts, extensions={"pgcrypto": {}}, grants=[{"on": "database", "to": role.name, "privileges": ["CONNECT"]}],
+        "db", opts, extensions={"pgcrypto": {}},
+        grants=[{"on": "database", "to": role.name, "privileges": ["CONNECT"]}],
         schemas={"agents": {"enums": {"status": ["idle", "busy"]}, "tables": {"state": state}}},
     )  # fmt: skip
     events = resources.PartitionSet("events", opts, schema="agents", table="events", every="1 day", default=False)
@@ -147,6 +156,15 @@ def program() -> dict[str, pulumi.Output[Any]]:
     return {**known, "replicas": tasks.replicas, "history": bucket.history, "member_of": role.member_of}
 
 
+def mistakes() -> None:
+    """Never run: the type checker finds each of them, and complains about a comment when it no longer does."""
+    resources.Stream("x")  # type: ignore[call-arg]
+    resources.Stream("x", name="T", max_agee="1d")  # type: ignore[call-arg]
+    resources.Stream("x", name="T", retention="limit")  # type: ignore[arg-type]
+    resources.Role("x", name="app", password="hunter2")  # type: ignore[arg-type]
+    resources.PostgresDatabase("x", schemas={"a": {"tables": {"t": {"column": {}}}}})  # type: ignore[dict-item]
+
+
 @pytest.mark.req("B3.1")
 def test_a_program_registers_tokens_and_inputs(run: Callable[..., Engine]) -> None:
     seen = run(program).seen
@@ -156,7 +174,7 @@ def test_a_program_registers_tokens_and_inputs(run: Callable[..., Engine]) -> No
         "placement": {"cluster": "c1", "tags": ["ssd"]},
         "sources": [{"name": "OLD", "external": {"api": "$JS.hub.API"}}],
     }  # fmt: skip
-    worker = {"name": "w", "stream": "TASKS", "ack_policy": "explicit", "backoff": ["1s", 0]}
+    worker = {"name": "worker", "stream": "TASKS", "ack_policy": "explicit", "backoff": ["1s", 0]}
     assert seen["worker"].inputs == worker
     assert seen["db"].inputs["schemas"]["agents"]["tables"]["state"]["policies"] == {
         "own": {"for": "select", "using": "true"}

@@ -115,8 +115,9 @@ def test_the_resources_are_the_parts_that_a_plane_falls_into(package: dict[str, 
     for name, part in TYPES.items():
         own = package["resources"][f"holdfast:index:{name}"]
         replacing = {n for n, spec in own["inputProperties"].items() if spec.get("willReplaceOnChanges")}
-        assert replacing == set(part.identity)
-        assert set(own["requiredInputs"]) >= replacing - {"target"}
+        renamed = {"name"} & own["inputProperties"].keys() if "renamed_from" in own["inputProperties"] else set()
+        assert replacing == set(part.identity if part.fixed is None else part.fixed) - renamed
+        assert set(own["requiredInputs"]) >= set(part.identity) - {"target"}
         given = {word: word.upper() for word in ("name", "target", "stream", "schema", "table")}
         assert f"`{part.id(given)}`" in own["description"]
         assert {"address", "plan"} <= set(own["required"])

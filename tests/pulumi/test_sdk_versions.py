@@ -44,9 +44,10 @@ def environment(name: str, requirement: str) -> Path:
 def test_codec_and_server_work_with(name: str) -> None:
     oldest, too_new = allowed()
     python = environment(name, f"pulumi=={oldest}.*" if name == "oldest" else f"pulumi<{too_new}")
+    # What tests/conftest.py imports is not installed there.
+    options = ["-q", "-p", "no:cacheprovider", "--confcutdir", "tests/pulumi"]
     tests = ["tests/pulumi/test_codec.py", "tests/pulumi/test_server.py"]
-    # The servers of other tests, and their plugins, are not installed there.
-    command: list[str | Path] = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--confcutdir", "tests/pulumi", *tests]
+    command: list[str | Path] = [python, "-m", "pytest", *options, *tests]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert re.search(r"^\d\d+ passed", done.stdout, re.MULTILINE)

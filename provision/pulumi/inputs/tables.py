@@ -405,6 +405,10 @@ class PartitionSetArgs(TypedDict, total=False):
     """What makes a PartitionSet: How the partitions of a table that is partitioned by range roll on. The table
     itself says by what."""
 
+    schema: Required[Input[str]]
+    """The schema of the table."""
+    table: Required[Input[str]]
+    """The partitioned table."""
     target: Input[str] | None
     """The target it lives on, main where nothing is said."""
     every: Required[Input[str]]
