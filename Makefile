@@ -62,6 +62,10 @@ generate: $(STAMP) ## make the generated files anew: JSON Schemas, pages of rule
 	$(BIN)/python -m provision.checks.pages --write docs/rules
 	$(BIN)/python -m provision.reference docs/reference
 	cp provision/pools/contract.schema.json runtime/holdfast/contract.schema.json
+	@mkdir -p build
+	$(BIN)/python -m provision.pulumi.schema > build/schema.json && mv build/schema.json provision/pulumi/schema.json
+	$(BIN)/python -m provision.pulumi.classes
+	$(BIN)/python -m provision.pulumi.page docs/reference/pulumi
 
 test: lint ## lint, then every behaviour on real servers; also writes build/junit.xml
 	@mkdir -p build

@@ -8,7 +8,7 @@ import pulumi
 
 from provision.pulumi.manifests import Manifests
 from provision.reconcile.folders import cache_folder
-from provision.reconcile.manifesting import endpoints, manifests
+from provision.reconcile.manifesting import claims, endpoints, manifests
 from provision.spec.errors import InputError
 
 
@@ -16,7 +16,8 @@ def register(config: pulumi.Config, specs: Path, env: str) -> None:
     """Register the objects of every target of kind kubernetes, and export where clients find the servers."""
     try:
         found = manifests(specs, env, cache=cache_folder())
+        grown = claims(specs, env, cache=cache_folder())
     except InputError as error:
         raise pulumi.RunError(f"{error}. {error.help}") from error
-    Manifests("clusters", found, protect=config.get_bool("protect") or False)
+    Manifests("clusters", found, claims=grown, protect=config.get_bool("protect") or False)
     pulumi.export("endpoints", endpoints(specs, env, cache=cache_folder()))

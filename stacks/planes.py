@@ -8,7 +8,7 @@ from typing import Any
 import jobs
 import pulumi
 
-from provision.pulumi.plane import Plane
+from provision.pulumi import Plane
 
 
 def register(config: pulumi.Config, specs: Path, env: str) -> None:

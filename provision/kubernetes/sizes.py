@@ -86,13 +86,13 @@ def nats(plane: Plane, target: Target) -> Sizes:
     """
     given, settings = options(target), target.settings
     asked = demands(plane, target)
-    file = settings["max_file_store"] or store_need(asked, target, "file")
-    memory_store = settings["max_memory_store"] or store_need(asked, target, "memory")
+    file = max(settings["max_file_store"] or 0, 0) or store_need(asked, target, "file")
+    memory_store = max(settings["max_memory_store"] or 0, 0) or store_need(asked, target, "memory")
     largest = max((d.max_msg_size for d in asked), default=0)
     return Sizes(
         max_file_store=file,
         max_memory_store=memory_store,
-        max_payload=settings["max_payload"] or _up(max(largest, _USUAL_PAYLOAD), MIB),
+        max_payload=max(settings["max_payload"] or 0, 0) or _up(max(largest, _USUAL_PAYLOAD), MIB),
         storage=given["storage"] or volume_for(file),
         memory=given["memory"] or max(_USUAL_MEMORY, _up(memory_store + _USUAL_OWN, GIB)),
     )

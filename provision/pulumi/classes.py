@@ -6,6 +6,7 @@ Objects are TypedDicts, enumerations Literals; a resource takes the keys of its 
 from __future__ import annotations
 
 import keyword
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -182,8 +183,9 @@ def _spaced(blocks: list[str]) -> Iterator[str]:
 
 
 def _used(body: str, *names: str) -> str:
-    return ", ".join(name for name in names if f"{name}[" in body or f"({name}," in body or f"[{name}]" in body
-                     or f"{name}(" in body)  # fmt: skip
+    """Those of the names that the code mentions, not its docstrings and comments."""
+    code = re.sub(r'""".*?"""|#[^\n]*', "", body, flags=re.DOTALL)
+    return ", ".join(name for name in names if re.search(rf"\b{name}\b", code))
 
 
 def _import(module: str, names: Iterable[str]) -> str:

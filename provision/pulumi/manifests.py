@@ -12,13 +12,27 @@ import pulumi
 _KEPT = frozenset({"StatefulSet", "Cluster", "Database"})
 
 
-class KubernetesObject(pulumi.CustomResource):
-    """One object of Kubernetes, of any kind: its type token is what pulumi-kubernetes calls it."""
+#: A StatefulSet cannot change its templates of claims; its claims are patched instead.
+_UNCHANGED = {"StatefulSet": ["spec.volumeClaimTemplates"]}
 
-    def __init__(self, name: str, manifest: Mapping[str, Any], opts: pulumi.ResourceOptions | None = None) -> None:
+
+class KubernetesObject(pulumi.CustomResource):
+    """One object of Kubernetes, of any kind: its type token is what pulumi-kubernetes calls it.
+
+    With ``patch`` it owns the fields that it names and nothing else: no object is made or deleted with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        manifest: Mapping[str, Any],
+        opts: pulumi.ResourceOptions | None = None,
+        *,
+        patch: bool = False,
+    ) -> None:
         version = pulumi.ResourceOptions(version=metadata.version("pulumi-kubernetes"))
-        properties = {"apiVersion": manifest["apiVersion"], **manifest}
-        super().__init__(token(manifest), name, properties, pulumi.ResourceOptions.merge(opts, version))
+        options = pulumi.ResourceOptions.merge(opts, version)
+        super().__init__(token(manifest) + ("Patch" if patch else ""), name, dict(manifest), options)
 
 
 class Manifests(pulumi.ComponentResource):
@@ -29,20 +43,35 @@ class Manifests(pulumi.ComponentResource):
         name: str,
         manifests: Iterable[Mapping[str, Any]],
         *,
+        claims: Iterable[Mapping[str, Any]] = (),
         protect: bool = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Register the manifests. StatefulSets, Clusters and Databases are retained when their resource goes."""
+        """Register the manifests. StatefulSets, Clusters and Databases are retained when their resource goes.
+
+        ``claims`` are volume claims that StatefulSets have made, with what must be true of them now.
+        """
         super().__init__("holdfast:index:Manifests", name, None, opts)
         self.resources: list[KubernetesObject] = []
         for manifest in manifests:
-            place, kind = manifest["metadata"], manifest["kind"]
+            kind = manifest["kind"]
             options = pulumi.ResourceOptions(
-                parent=self, retain_on_delete=kind in _KEPT, protect=protect and kind in _KEPT
+                parent=self,
+                ignore_changes=_UNCHANGED.get(kind),
+                retain_on_delete=kind in _KEPT,
+                protect=protect and kind in _KEPT,
             )
-            called = f"{name}/{place['namespace']}/{kind}/{place['name']}"
-            self.resources.append(KubernetesObject(called, manifest, options))
+            self.resources.append(KubernetesObject(_called(name, manifest), manifest, options))
+        sets = [r for r in self.resources if r.pulumi_resource_type.endswith(":StatefulSet")]
+        for claim in claims:
+            options = pulumi.ResourceOptions(parent=self, depends_on=sets)
+            self.resources.append(KubernetesObject(_called(name, claim), claim, options, patch=True))
         self.register_outputs({})
+
+
+def _called(name: str, manifest: Mapping[str, Any]) -> str:
+    place = manifest["metadata"]
+    return f"{name}/{place['namespace']}/{manifest['kind']}/{place['name']}"
 
 
 def token(manifest: Mapping[str, Any]) -> str:

@@ -75,20 +75,20 @@ class Plane(pulumi.ComponentResource):
             secrets=None if secrets is None else pulumi.Output.secret(secrets),
             opts=pulumi.ResourceOptions(parent=self),
         )
-        self.resources = self._register(name, workspace)
+        self.resources: Mapping[str, Any] = self._register(name, workspace)
         self._publish(workspace)
 
-    def _register(self, name: str, workspace: Workspace) -> dict[str, pulumi.CustomResource]:
+    def _register(self, name: str, workspace: Workspace) -> dict[str, Any]:
         """Register every part after those it refers to; the contract last, made of the others' shares."""
         parts = {TYPES[p.type].id(p.inputs): p for p in split(workspace.document.root, workspace.name)}
         needs = _needs(workspace.plane, parts)
         renamed = _renamed(workspace.plane)
-        found: dict[str, pulumi.CustomResource] = {}
+        found: dict[str, Any] = {}
         for id in _in_order(parts, needs):
             part = parts[id]
             inputs = dict(part.inputs)
             if part.type == "Contract":
-                inputs["parts"] = {other: resource.part for other, resource in found.items()}  # type: ignore[attr-defined]
+                inputs["parts"] = {other: resource.part for other, resource in found.items()}
             options = pulumi.ResourceOptions(
                 parent=self,
                 provider=self.provider,
@@ -124,7 +124,7 @@ class Plane(pulumi.ComponentResource):
         self.env = pulumi.Output.from_input(workspace.env)
         self.contract = contract.content.apply(lambda written: place)
         self.connections = pulumi.Output.from_input(reachable(workspace.targets))
-        plans = {id: resource.plan for id, resource in self.resources.items()}  # type: ignore[attr-defined]
+        plans = {id: resource.plan for id, resource in self.resources.items()}
         self.plan = pulumi.Output.all(**plans).apply(lambda found: {id: plan for id, plan in found.items() if plan})
         names = ("plane", "env", "contract", "connections", "plan")
         self.register_outputs({name: getattr(self, name) for name in names})

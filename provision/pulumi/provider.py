@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 OUTPUTS = frozenset({"address", "part", "plan", "content", "imported"})
 
 
+#: A provider that Pulumi starts to destroy has the configuration of the last up.
+_LATE = "A destroy takes consents from the last up, or with --run-program from the configuration."
+
+
 class Screen(Protocol):
     """Lines for whoever runs Pulumi."""
 
@@ -70,6 +74,8 @@ class Provider:
         self._config: Config | None = None
         self._redactor = Redactor()
         self._is_missing_told = False
+        self._asking = threading.Lock()
+        self._asked: dict[str, int] = {}
 
     # The provider itself ----------------------------------------------------------------------------------
 
@@ -133,7 +139,7 @@ class Provider:
             return [Failure((), _line(error))]
         details = {f"{h.kind}:{s.object}": h.detail for s in plan.steps for h in s.hazards}
         lacking = consents.missing(plan, self._known.allow)
-        return [Failure((), f"{details[c]}. {_how_to_allow(c)}") for c in lacking]
+        return [Failure((), f"{details[c]}. {self._how_to_allow(c)}") for c in lacking]
 
     def diff(self, request: DiffRequest) -> Difference:
         type = _type(request.type)
@@ -168,13 +174,17 @@ class Provider:
 
     def update(self, request: UpdateRequest) -> Values:
         type = _type(request.type)
-        return self._bring(request.urn, type, request.news, request.old_inputs, preview=request.preview)
+        is_imported = "imported" in request.olds
+        return self._bring(request.urn, type, request.news, request.old_inputs, is_imported, preview=request.preview)
 
     def delete(self, request: DeleteRequest) -> None:
         type = _type(request.type)
         if not type.is_removable:
             return
-        self._do(self._work(type, None, request.old_inputs))
+        try:
+            self._do(self._work(type, None, request.old_inputs, is_claimed=True))
+        except ConsentRefused as error:
+            raise ConsentRefused(str(error), f"{error.help} {_LATE}") from error
 
     def read(self, request: ReadRequest) -> Found | None:
         from provision.reconcile.portions import portion
@@ -198,14 +208,16 @@ class Provider:
             outputs["imported"] = True
         return Found(request.id, found.inputs, {"plan": [], **outputs})
 
-    def _bring(self, urn: str, type: PartType, news: Inputs, olds: Inputs | None, *, preview: bool) -> dict[str, Any]:
+    def _bring(
+        self, urn: str, type: PartType, news: Inputs, olds: Inputs | None, is_imported: bool = False, *, preview: bool
+    ) -> dict[str, Any]:
         """Bring a resource to its inputs and give its properties."""
         unknown = {"address": type.id(news), "part": UNKNOWN, "plan": UNKNOWN}
         if type.name == "Contract":
             unknown["content"] = UNKNOWN
         if preview and (has_unknown(news) or not self._known.is_known):
             return {**news, **unknown}
-        work = self._work(type, news, olds)
+        work = self._work(type, news, olds, is_claimed=is_imported)
         if not preview:
             return self._properties(work, self._do(work), ahead=False)
         from provision.reconcile.piecework import TableMissing
@@ -236,7 +248,7 @@ class Provider:
             found["content"] = json.dumps(done.content, sort_keys=True)
         return {**found, "part": contract.encode(done.share) if done.share is not None else {}}
 
-    def _work(self, type: PartType, news: Inputs | None, olds: Inputs | None) -> Work:
+    def _work(self, type: PartType, news: Inputs | None, olds: Inputs | None, *, is_claimed: bool = False) -> Work:
         from provision.reconcile.piecework import Work
         from provision.reconcile.portions import portion
 
@@ -248,7 +260,7 @@ class Provider:
         inputs = news if news is not None else olds
         assert inputs is not None
         shares = [_share(text) for text in (inputs.get("parts") or {}).values()] if type.name == "Contract" else []
-        return Work(type.id(inputs), wanted, before, shares)
+        return Work(type.id(inputs), wanted, before, shares, is_claimed)
 
     def _do(self, work: Work) -> Done:
         done: Done = self._guard(lambda: self._pieces.apply(work))
@@ -261,7 +273,7 @@ class Provider:
         try:
             return call()
         except ConsentError as error:
-            ways = " ".join(_how_to_allow(c) for c in error.consents)
+            ways = self._how_to_allow(*error.consents)
             raise ConsentRefused(f"{len(error.consents)} consents are missing; nothing was changed", ways) from error
         except LockHeld as error:
             if self.engine and self._who in str(error):
@@ -270,6 +282,13 @@ class Provider:
                     "Use the plane's provider: pass it as provider= in the resource's options.",
                 ) from error
             raise
+
+    def _how_to_allow(self, *lacking: str) -> str:
+        """The commands that add consents to those which the stack has, and to those asked for before."""
+        with self._asking:
+            places = [(self._asked.setdefault(c, len(self._known.allow) + len(self._asked)), c) for c in lacking]
+        commands = (f"pulumi config set --path 'holdfast:allow[{index}]' {c}" for index, c in places)
+        return f"Allow it with: {' && '.join(commands)}"
 
     @property
     def _known(self) -> Config:
@@ -327,10 +346,6 @@ def _own(properties: Values) -> dict[str, Any]:
 
 def _line(error: HoldfastError) -> str:
     return f"{error}. {error.help}" if error.help else str(error)
-
-
-def _how_to_allow(consent: str) -> str:
-    return f"Allow it with: pulumi config set --path 'holdfast:allow[0]' {consent}"
 
 
 def _told(step: Step) -> str:

@@ -63,6 +63,7 @@ class Stream(Resource, arguments=inputs.StreamArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.StreamArgs]
@@ -102,6 +103,7 @@ class KeyValueBucket(Resource, arguments=inputs.KeyValueBucketArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.KeyValueBucketArgs]
@@ -130,6 +132,7 @@ class ObjectStore(Resource, arguments=inputs.ObjectStoreArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.ObjectStoreArgs]
@@ -182,6 +185,7 @@ class Consumer(Resource, arguments=inputs.ConsumerArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.ConsumerArgs]
@@ -204,6 +208,7 @@ class PostgresDatabase(Resource, arguments=inputs.PostgresDatabaseArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.PostgresDatabaseArgs]
@@ -231,6 +236,7 @@ class PartitionSet(Resource, arguments=inputs.PartitionSetArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.PartitionSetArgs]
@@ -264,6 +270,7 @@ class Role(Resource, arguments=inputs.RoleArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.RoleArgs]
@@ -304,6 +311,7 @@ class Pool(Resource, arguments=inputs.PoolArgs):
     part: Output[Any]
     plan: Output[list[str]]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.PoolArgs]
@@ -325,6 +333,7 @@ class Contract(Resource, arguments=inputs.ContractArgs):
     plan: Output[list[str]]
     content: Output[str]
     drift: Output[Optional[list[str]]]
+    imported: Output[Optional[bool]]
 
     def __init__(
         self, resource_name: str, opts: ResourceOptions | None = None, **arguments: Unpack[inputs.ContractArgs]

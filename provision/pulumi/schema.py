@@ -6,13 +6,14 @@ bear the spec language's own names. What Pulumi's types cannot say (patterns, bo
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import NamedTuple
 
 from provision import __version__, registry
 from provision.pulumi.naming import DOWNLOAD_URL, PACKAGE
 from provision.pulumi.shapes import Place, Shapes, reference
-from provision.reconcile.parts import TYPES, Database
+from provision.reconcile.parts import COLUMN_ORDER, TYPES, Database
 from provision.reference import PLACES, branches, descend
 from provision.spec import target
 from provision.spec.fields import FieldTable, Json
@@ -99,8 +100,17 @@ _OUTPUTS: Json = {
     "plan": {
         "type": "array",
         "items": {"type": "string"},
-        "description": "The steps of the last change, in their order.",
+        "description": "In a preview the steps that are ahead, in their order; none once they are done.",
     },
+}
+_COLUMN_ORDER: Json = {
+    "type": "array",
+    "items": {"type": "string"},
+    "description": "The columns in the order in which a new table gets them: engines sort the keys of mappings.",
+}
+_IMPORTED: Json = {
+    "type": "boolean",
+    "description": "Whether the inputs were written by an import, which cannot know what no server does.",
 }
 _DRIFT: Json = {
     "type": "array",
@@ -113,7 +123,9 @@ _TARGET: Json = {"type": "string", "description": "The target it lives on, main 
 
 def _document() -> Json:
     """The JSON Schema of a document whose files have been read: where a text stands, no reference to a file does."""
-    return {"properties": {section.name: dict(section.schema()) for section in registry.sections()}}
+    document = {"properties": {s.name: copy.deepcopy(dict(s.schema())) for s in registry.sections()}}
+    _object_at(document, "schemas.NAME.tables.NAME")["properties"][COLUMN_ORDER] = _COLUMN_ORDER
+    return document
 
 
 def _object_at(document: Json, path: str) -> Json:
@@ -171,7 +183,7 @@ def _contract(resource: Resource, shapes: Shapes, document: Json) -> Json:
 def _entry(resource: Resource, inputs: Json, required: list[str], outputs: Json) -> Json:
     return {
         "description": f"{resource.what}\n\nIts id is its address, `{resource.id}`.",
-        "properties": {**inputs, **outputs, "drift": _DRIFT},
+        "properties": {**inputs, **outputs, "drift": _DRIFT, "imported": _IMPORTED},
         "required": [*required, *outputs],
         "inputProperties": inputs,
         "requiredInputs": required,

@@ -116,7 +116,8 @@ def guarded(plan: Plan, adopted: Collection[str]) -> Plan:
 
 
 def _guarded(step: Step, adopted: Collection[str]) -> Step:
-    mine = [a for a in step.gone if a in adopted]
+    # The contract and what lives in it are made of the specs alone.
+    mine = [a for a in step.gone if a in adopted and not a.startswith("plane:")]
     if not mine:
         return step
     from provision.spec.change import Hazard

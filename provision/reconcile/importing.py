@@ -60,9 +60,14 @@ class Taken(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def take(world: World, schemas: Collection[str], streams: Collection[str], clock: datetime) -> Taken:
-    """Choose what belongs to the plane, and bring it to the form that a person would write."""
-    choice = selecting.select(world, schemas, streams)
+def take(
+    world: World, schemas: Collection[str], streams: Collection[str], clock: datetime, *, is_whole: bool = False
+) -> Taken:
+    """Choose what belongs to the plane, and bring it to the form that a person would write.
+
+    ``is_whole`` takes every role, also those that nothing else mentions.
+    """
+    choice = selecting.select(world, schemas, streams, is_whole=is_whole)
     plane, notes = _with_policies(choice.plane, clock)
     shown = writing.kept(plane, (_unsaid(r, plane, world) for r in plane))
     return Taken(plane, shown, (*choice.left_out, *notes))

@@ -29,17 +29,25 @@ def manifests(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
     )
 
 
+def claims(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
+    """Give the volume claims of NATS with what must be true of them: StatefulSets never touch a claim again."""
+    from provision.kubernetes import nats
+
+    workspace = _faultless(specs, env, cache)
+    targets = (t for t in workspace.document.targets.values() if (t.system, t.kind) == ("nats", "kubernetes"))
+    return tuple(claim for target in targets for claim in nats.claims(workspace.plane, target))
+
+
 def endpoints(specs: Path, env: str, *, cache: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Give where clients inside Kubernetes find the servers, as settings that lie over the environment's targets."""
-    from provision.kubernetes import nats, objects, postgres
+    from provision.kubernetes import nats, postgres
 
     found: dict[str, dict[str, dict[str, Any]]] = {"nats": {}, "postgres": {}}
     for target in _faultless(specs, env, cache).document.targets.values():
         if target.kind != "kubernetes":
             continue
         if target.system == "nats":
-            service, namespace = nats.services(target)[0], objects.options(target)["namespace"]
-            found["nats"][target.name] = {"urls": [f"nats://{service}.{namespace}.svc.cluster.local:4222"]}
+            found["nats"][target.name] = {"urls": [nats.url(target)]}
         else:
             found["postgres"][target.name] = {"endpoints": postgres.endpoints(target)}
     return found

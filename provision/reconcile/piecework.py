@@ -21,7 +21,7 @@ from provision import registry
 from provision.pools import contract
 from provision.reconcile import parts
 from provision.reconcile.ground import Ground, guarded
-from provision.reconcile.portions import Portion, Setting, drifted, from_live, portion, told
+from provision.reconcile.portions import Portion, Setting, drifted, from_live, portion
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
 from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError
@@ -61,6 +61,8 @@ class Work:
     before: Portion | None = None
     #: Of the contract: the shares of all other parts.
     shares: Sequence[contract.Share] = ()
+    #: Whether a person has named what lives as the plane's own: it was imported, or is asked to go.
+    is_claimed: bool = False
 
 
 class Done(NamedTuple):
@@ -205,9 +207,10 @@ class Piecework:
             if not apply:
                 self._unreachable = error
             raise
-        plan, wanted = self._plan(works, world)
+        claimed = _claimed(works, world)
+        plan, wanted = self._plan(works, world, claimed)
         if apply:
-            self._run(plan)
+            self._run(plan, claimed)
         return [self._done(w, wanted[w.id], plan, world) for w in works]
 
     def _hold(self) -> None:
@@ -218,12 +221,15 @@ class Piecework:
             self._held.enter_context(ledger.hold())
             self._is_held, self._seen = True, None
 
-    def _run(self, plan: Plan) -> None:
+    def _run(self, plan: Plan, claimed: Collection[str]) -> None:
         from provision.plan import consents
 
         lacking = consents.missing(plan, self.allowed)
         if lacking:
             raise ConsentError(lacking)
+        if claimed:
+            self.ground.ledger.record(claimed, "adopted")
+            self._seen = None
         if plan.is_idle:
             return
         self.ground.resolve_secrets(plan)
@@ -252,7 +258,9 @@ class Piecework:
 
     # Planning ---------------------------------------------------------------------------------------------
 
-    def _plan(self, works: Sequence[Work], world: World) -> tuple[Plan, dict[str, tuple[Record, ...]]]:
+    def _plan(
+        self, works: Sequence[Work], world: World, claimed: Collection[str]
+    ) -> tuple[Plan, dict[str, tuple[Record, ...]]]:
         from provision.plan.assemble import assemble
         from provision.reconcile import canonical, gates
 
@@ -265,11 +273,12 @@ class Piecework:
         rest = [r for r in near if not _mine(works, r) and r.address not in plane]
         desired = self._plane([*rest, *canon])
         seen = self._near(world, near)
+        seen = seen._replace(owned={*seen.owned, *claimed}, adopted={*seen.adopted, *claimed})
         plan = assemble(desired, seen, registry.kinds(), self._clock(), (), canonical.spelled(plane, canon))
         own = {str(a) for a in plane.records}
         plan = replace(plan, adopt=tuple(a for a in plan.adopt if a in own), forget=(), drift=())
         if any(w.wanted is None for w in works):
-            plan = guarded(plan, world.adopted)
+            plan = guarded(plan, seen.adopted)
         wanted = {key: tuple(canon[r.address] for r in records) for key, records in declared.items()}
         return self.ground.counted(plan), wanted
 
@@ -344,9 +353,8 @@ class Piecework:
             if found is None:
                 raise InputError(f"{id} belongs to no plane that could be written as a spec",
                                  "Another plane has marked it as its own, or it is part of the system.")  # fmt: skip
-            inputs = {**found, **told(type, inputs, world.stored)}
-            fresh = Work(id, portion(type, inputs, self.setting))
-            return Live(inputs, self._compared(fresh, found, world, spoken).share)
+            fresh = Work(id, portion(type, found, self.setting))
+            return Live(found, self._compared(fresh, found, world, spoken).share)
         return self._compared(Work(id, known), found, world, spoken)
 
     def _compared(self, work: Work, found: Mapping[str, Any] | None, world: World, spoken: Spoken) -> Live:
@@ -367,10 +375,10 @@ class Piecework:
         return Live(inputs, share)
 
     def _look_at_contract(self, known: Portion | None, world: World) -> Live | None:
+        if known is None:
+            raise InputError("a contract is written into its bucket, not imported", "Run up: it is written anew.")
         if world.stored is None:
             return None
-        if known is None:
-            raise InputError("a contract is written, not imported", "Run up: it is written anew.")
         return Live(dict(known.inputs), contract.Share(0, {}), world.stored)
 
     def _known_share(self, known: Portion) -> contract.Share:
@@ -383,7 +391,7 @@ class Piecework:
         from provision.reconcile import importing, writing
 
         if self._spoken is None or self._spoken[0] is not world:
-            taken = importing.take(world, (), (), self._clock())
+            taken = importing.take(world, (), (), self._clock(), is_whole=True)
             self._spoken = world, writing.speak(taken.shown, registry.kinds())
         return self._spoken[1]
 
@@ -409,6 +417,12 @@ def _mine(works: Iterable[Work], record: Record) -> bool:
             if side is not None and work.wanted is None and _within(record.address, side):
                 return True
     return False
+
+
+def _claimed(works: Iterable[Work], world: World) -> frozenset[str]:
+    """What lives, is nobody's by the ledger, and is now taken for adopted."""
+    records = (r.address for w in works if w.is_claimed and w.before is not None for r in w.before.records)
+    return frozenset(str(a) for a in records if a in world.live and a not in world.foreign) - world.owned.keys()
 
 
 def _within(address: Address, side: Portion) -> bool:

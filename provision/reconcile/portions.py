@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 DRIFT = "drift"
 #: What is taken for true of a server that nobody has described.
 _ASSUMED = {"pg": (18, 0, 0), "nats": (2, 12, 0)}
-#: Where the contract says of an object what no server knows: its section there, and the input.
-_TOLD = {"Role": ("roles", "password"), "KeyValueBucket": ("buckets", "journal")}
-_SPOKEN = frozenset(field for _, field in _TOLD.values())
+#: What no server tells an import, and the contract needs all the same.
+_SPOKEN = frozenset({"password", "journal"})
 #: Records of one moment are compared, so any moment will do.
 _NO_CLOCK = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -256,17 +255,6 @@ def from_live(type: PartType, id: str, spoken: Spoken, plane: str) -> dict[str, 
         if part.type == type.name and type.id(part.inputs) == id:
             return {**placed, **part.inputs}
     return None
-
-
-def told(type: PartType, inputs: Inputs, stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The inputs of an object that no server knows, as far as the stored contract tells them."""
-    place = _TOLD.get(type.name)
-    if place is None or stored is None:
-        return {}
-    section, field = place
-    entry = stored.get(section, {}).get(str(inputs["name"]), {})
-    is_own = entry.get("target", "main") == str(inputs.get("target") or "main")
-    return {field: entry[field]} if is_own and entry.get(field) is not None else {}
 
 
 def drifted(found: Portion, changes: Collection[Change], live: Inputs | None, spoken: Spoken) -> dict[str, Any]:

@@ -21,8 +21,11 @@ class Choice(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def select(world: World, schemas: Collection[str], streams: Collection[str]) -> Choice:
-    """Choose from everything that was seen: the named schemas and streams, and the roles that these need."""
+def select(world: World, schemas: Collection[str], streams: Collection[str], *, is_whole: bool = False) -> Choice:
+    """Choose from everything that was seen: the named schemas and streams, and the roles that these need.
+
+    ``is_whole`` takes the other roles too.
+    """
     left_out: list[str] = []
     placed = [r for r in world.live if r.address.kind not in ("contract", "role", "membership")]
     chosen = [r for r in placed if _is_named(r, schemas, streams) and str(r.address) not in _unasked(world)]
@@ -30,7 +33,7 @@ def select(world: World, schemas: Collection[str], streams: Collection[str]) -> 
     chosen = list(_without_bare_public(chosen))
     chosen = [r for r in chosen if r.address.system != "plane" or _has_target(r, world)]
     chosen = [_completed(r, world) for r in chosen]
-    roles = _roles(chosen, world, left_out)
+    roles = _roles(chosen, world, left_out, is_whole=is_whole)
     records = [r for r in world.live if r.address in roles or (r.parent in roles and r.address.kind == "membership")]
     groups = [_completed(r, world) for r in records if r.address.kind == "role" or _stays(r, world)]
     left_out += [
@@ -109,10 +112,10 @@ def _own_role(target: str, world: World) -> str:
     return str(world.snapshots[target].facts.options["role"])
 
 
-def _roles(chosen: Iterable[Record], world: World, left_out: list[str]) -> set[Address]:
+def _roles(chosen: Iterable[Record], world: World, left_out: list[str], *, is_whole: bool) -> set[Address]:
     """The roles that the plane owns or refers to, with the groups of each and the members of those groups."""
     every = {r.address: r for r in world.live.of_kind("role")}
-    wanted = {a for a in every if str(a) in world.owned}
+    wanted = {a for a in every if str(a) in world.owned or (is_whole and not _is_session(a, every, world))}
     wanted |= {a for r in chosen for a in _mentioned(r, world) if a in every}
     members = [(r.parent, r.refs[0]) for r in world.live.of_kind("membership") if r.parent is not None and r.refs]
     while True:

@@ -108,6 +108,10 @@ class Targets:
         from provision.nats.api import settings
 
         target = self.targets["nats", name]
+        if target.kind == "kubernetes" and target.settings.get("urls") is None:
+            from provision.kubernetes import nats
+
+            return settings(target.settings, self.resolve, urls=[nats.url(target)])
         if target.kind != "embedded":
             return settings(target.settings, self.resolve)
         server = self._running.nats.get(name) if self._running is not None else None

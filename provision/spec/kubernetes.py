@@ -53,6 +53,8 @@ def _millicores(value: Any) -> int:
 
 #: ``2``, ``0.5``, ``500m`` -> integer thousandths of a processor.
 CPU = any_of(text(r"^\d+m$"), number(0), parse=_millicores)
+#: A size that is one: unlike a stream's, it has no form that says "without bound".
+_SIZE = Type({"anyOf": [SIZE.schema["anyOf"][0], {"type": "integer", "minimum": 1}]}, SIZE.parse)
 SYNC = any_of(enum("always"), DURATION, parse=lambda value: value if value == "always" else DURATION.parse(value))
 
 
@@ -76,7 +78,7 @@ def _common(servers: str) -> tuple[Field, ...]:
         _field("pull_secrets", list_of(_OTHERS), "Secrets to pull images with.", default=[]),
         _field("storage_class", _OTHERS, "StorageClass of the volumes; unset is the default one of Kubernetes."),
         _field("cpu", CPU, "Processors of one server: 2, 0.5 or 500m."),
-        _field("memory", SIZE, "Memory of one server, its limit too."),
+        _field("memory", _SIZE, "Memory of one server, its limit too."),
         _field(
             "topology_key", _WORD, "Label of nodes whose values the servers are spread over; two never share a node.",
             default="kubernetes.io/hostname",
@@ -99,7 +101,7 @@ _AUTH = FieldTable(
 )
 NATS = FieldTable(
     *_common("Name of the StatefulSet and the Service; unset is the cluster's name, else nats."),
-    _field("storage", SIZE, "Volume of one server; unset is what max_file_store needs."),
+    _field("storage", _SIZE, "Volume of one server; unset is what max_file_store needs."),
     _field("tls", object_of(_TLS), "Certificates of the servers."),
     _field("auth", object_of(_AUTH), "Who may do what."),
     _field(
@@ -126,7 +128,7 @@ _POOLERS = FieldTable(
     _field("instances", integer(1), "Pods of each Pooler.", default=2),
     _field("image", _IMAGE, "Image of PgBouncer."),
     _field("cpu", CPU, "Processors of one pod."),
-    _field("memory", SIZE, "Memory of one pod, its limit too."),
+    _field("memory", _SIZE, "Memory of one pod, its limit too."),
 )
 _MAINTENANCE = FieldTable(
     _field("schedule", _CRON5, "When: minute, hour, day of month, month, day of week, in UTC.", default="17 * * * *"),
@@ -136,8 +138,8 @@ _MAINTENANCE = FieldTable(
 POSTGRES = FieldTable(
     *_common("Name of the Cluster; unset is postgres."),
     _field("instances", integer(1), "Servers: a primary and its replicas.", default=3),
-    _field("storage", SIZE, "Volume of one server."),
-    _field("wal_storage", SIZE, "Volume of its own for the write-ahead log of one server."),
+    _field("storage", _SIZE, "Volume of one server."),
+    _field("wal_storage", _SIZE, "Volume of its own for the write-ahead log of one server."),
     _field("parameters", map_of(_SCALAR), "Settings of the server that win over ours.", default={}),
     _field("superuser_secret", _OTHERS, "Secret of the superuser; unset allows nobody in as superuser."),
     _field("deployer", object_of(_DEPLOYER), "The role that holdfast works as."),

@@ -45,7 +45,7 @@ def _either_text_or_secret(inner: Type) -> Type:
 
 
 def _version(value: Any) -> str:
-    return str(value)
+    return value if isinstance(value, str) else str(int(value))
 
 
 #: ``16``, ``"16.14"``, ``"2.11.3"``. A bare 16.10 is the number 16.1 to YAML, so it is refused.
@@ -138,7 +138,7 @@ NATS_TARGET = FieldTable(
     _field("nkey", SECRET, "Seed of an NKey."),
     _field("tls", object_of(_NATS_TLS), "Certificates."),
     _field("system", object_of(_SYSTEM), "A user of the system account; with it plan looks at the servers' tags."),
-    _field("servers", integer(1), "How many servers the cluster has."),
+    _field("servers", integer(1, 1000), "How many servers the cluster has."),
     _field("cluster", _PLAIN, "Name of the cluster."),
     _field(
         "tags",

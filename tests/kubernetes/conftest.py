@@ -13,7 +13,7 @@ from tests.engine.conftest import cluster
 __all__ = ["cluster"]
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = Path(__file__).with_name("clusters.yaml")
+ENVIRONMENT = ROOT / "specs" / "environments" / "production-kubernetes.yaml"
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def specs(tmp_path: Path) -> Path:
     """A copy of the project's specs with the environment ``clusters``."""
     folder = tmp_path / "specs"
     shutil.copytree(ROOT / "specs", folder)
-    shutil.copy(ENVIRONMENT, folder / "environments")
+    shutil.copy(ENVIRONMENT, folder / "environments" / "clusters.yaml")
     return folder
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.checks.specs import everything
+from provision.kubernetes import render
+from provision.spec import kubernetes
+from tests.checks.specs import everything, load
 from tests.kubernetes.nats_plane import target
+from tests.kubernetes.schemas import problems
 
 SPEC = """
 plane: example
@@ -38,3 +44,31 @@ def test_the_same_specs_pass_with_computed_and_with_declared_storage(tmp_path: P
         assert everything(tmp_path, spec) == []
     small = SPEC.replace("servers: 3,", "servers: 3, max_file_store: 512MiB,") % ("kubernetes", "")
     assert {d.code for d in everything(tmp_path, small)} == {"HF0703"}
+
+
+#: What people write by mistake, and what is right somewhere.
+VALUES = st.sampled_from([
+    None, True, -1, 0, 1, 3, 0.5, 1e30, "", "x", "A b", "1GiB", "-1GiB", "0B", "10s", "always", "500m", "0 0 * * * *",
+    [], ["x"], [{"pods": {"a": "b"}}], [{"pods": 1}], {}, {"secret": "x"}, {"x": 1}, {"schedule": "x"}, {"image": "i"},
+])  # fmt: skip
+_SYSTEMS = {"nats": kubernetes.NATS, "postgres": kubernetes.POSTGRES}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.sampled_from(sorted(_SYSTEMS)))
+def test_nothing_that_a_target_says_makes_check_raise_and_what_passes_can_be_rendered(
+    tmp_path: Path, data: st.DataObject, word: str
+) -> None:
+    given_ = data.draw(st.dictionaries(st.sampled_from(list(_SYSTEMS[word].fields)), VALUES, max_size=4))
+    others = ["servers", "tags", "cluster", "max_file_store", "max_payload", "max_connections", "endpoints", "version"]
+    node = {"kind": "kubernetes", **data.draw(st.dictionaries(st.sampled_from(others), VALUES, max_size=3))}
+    spec = {
+        "plane": "example",
+        "targets": {word: {"main": {**node, "kubernetes": given_}}},
+        "streams": {"A": {"subjects": ["a"], "max_bytes": "1GiB"}} if word == "nats" else {},
+    }
+    loaded = load(tmp_path, json.dumps(spec))
+    if any(d.severity == "error" for d in (*loaded.said, *loaded.check())):
+        return
+    made = render.manifests(loaded.plane, loaded.document.targets.values(), {"specs/spec.yaml": "plane: example"})
+    assert [problem for manifest in made for problem in problems(manifest)] == []

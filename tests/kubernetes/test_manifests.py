@@ -128,7 +128,7 @@ def test_specs_with_a_mistake_have_no_manifests(specs: Path, capsys: pytest.Capt
     assert run(["manifests", "--specs", str(specs), "--env", "clusters"]) == exits.FAILED
     said = capsys.readouterr()
     assert said.out == ""
-    assert "clusters.yaml:10:16: servers of target main are 4" in said.err
+    assert "clusters.yaml:11:16: servers of target main are 4" in said.err
 
 
 @pytest.mark.soak

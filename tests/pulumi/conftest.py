@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -65,3 +66,20 @@ def served(tmp_path: Path, engine: Engine) -> Iterator[Served]:
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield Served(notes, log, provider_pb2_grpc.ResourceProviderStub(channel))
     server.stop(1)
+
+
+@pytest.fixture
+def program_loop() -> Iterator[None]:
+    """The loop of a program under Pulumi's mocks."""
+    # The mocks work in threads of the loop's executor, each with a loop of its own that nobody closes but we.
+    loop, executor = asyncio.new_event_loop(), ThreadPoolExecutor(1, initializer=_open_loop)
+    loop.set_default_executor(executor)
+    asyncio.set_event_loop(loop)
+    yield
+    executor.submit(lambda: asyncio.get_event_loop().close()).result()
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+def _open_loop() -> None:
+    asyncio.set_event_loop(asyncio.new_event_loop())

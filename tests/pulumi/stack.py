@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from provision.reconcile import local
 from tests.engine import tools
 from tests.live.drift_bed import Raw
 
@@ -87,9 +88,13 @@ schemas:
 
 #: The smallest program with a whole plane in it.
 PROGRAM = """\
+import sys
+
 import pulumi
 from provision.pulumi.plane import Plane
 
+# Pulumi interrupts the program when a resource fails.
+sys.excepthook = lambda kind, error, trace: kind is KeyboardInterrupt or sys.__excepthook__(kind, error, trace)
 config = pulumi.Config("holdfast")
 plane = Plane(
     "plane",
@@ -119,8 +124,9 @@ class Result(NamedTuple):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many resources were created, updated, deleted, replaced, unchanged, as pulumi counts them at the end."""
-        found = re.findall(r"^\s*(?:[^\s\w]\S*\s+)?(\d+) (\w+)", self.out.partition("\nResources:")[2], re.MULTILINE)
+        """How pulumi counts the resources at the end: created (in a preview: create), updated, deleted, unchanged."""
+        counted = self.out.partition("\nResources:")[2]
+        found = re.findall(r"^\s*(?:[^\s\w]\S*\s+|\d+ changes\. )?(\d+) (?:to )?(\w+)$", counted, re.MULTILINE)
         return {what: int(number) for number, what in found}
 
     @property
@@ -133,13 +139,16 @@ class Stack:
     """A folder with ``specs/``, a Pulumi project and its state; the stack is ``dev``.
 
     Folders beside each other share one cache of canonical expressions and one home of Pulumi. ``variables`` are added
-    to the environment of every command; their values of ``secrets`` may be printed by none.
+    to the environment of every command, which may print none of ``secrets``; ``database`` (libpq keywords) and ``url``
+    say where its servers are.
     """
 
     def __init__(self, root: Path, name: str = "dev") -> None:
         self.root = root
         self.name = name
         self.specs = root / "specs"
+        self.database: dict[str, Any] = {}
+        self.url = ""
         self.secrets: set[str] = set()
         self.variables: dict[str, str] = {}
         shared = root.parent / "pulumi-shared"
@@ -272,23 +281,8 @@ class Stack:
 
     def plan_is_empty(self, *arguments: str) -> bool:
         """Whether ``holdfast plan`` finds neither steps nor drift."""
-        plan = self.holdfast("plan", "--format", "json", *arguments).json()
+        plan = self.holdfast("plan", "--format", "json", *arguments, check=False).json()
         return not (plan["steps"] or plan["adopt"] or plan["drift"])
-
-
-class Small(Stack):
-    """A stack of the small plane on given servers."""
-
-    def __init__(self, root: Path, database: Mapping[str, Any], url: str) -> None:
-        super().__init__(root)
-        self.database = dict(database)
-        self.url = url
-        self.variables["SMALL_PASSWORD"] = "s3cret-one"
-        self.secrets.add("s3cret-one")
-        self.write(SPECS)
-        self.targets(database, url)
-        self.project("small")
-        self.program(PROGRAM)
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run SQL as the administrator."""
@@ -305,6 +299,21 @@ class Small(Stack):
             raw.close()
 
 
+class Small(Stack):
+    """A stack of the small plane on given servers."""
+
+    def __init__(self, root: Path, database: Mapping[str, Any], url: str) -> None:
+        super().__init__(root)
+        self.database = dict(database)
+        self.url = url
+        self.variables["SMALL_PASSWORD"] = "s3cret-one"
+        self.secrets.add("s3cret-one")
+        self.write(SPECS)
+        self.targets(database, url)
+        self.project("small")
+        self.program(PROGRAM)
+
+
 @contextmanager
 def whole(root: Path, env: str = "dev") -> Iterator[Stack]:
     """A copy of the project: its specs, its program, its Pulumi.yaml; its embedded servers run and are removed."""
@@ -317,6 +326,11 @@ def whole(root: Path, env: str = "dev") -> Iterator[Stack]:
     stack.run("stack", "init", env)
     try:
         stack.holdfast("dev", "up")
+        running = local.status(stack.specs, env)
+        assert running is not None
+        stack.database, stack.url = running.postgres["main"].dsn(), running.nats["main"].url
+        made = (root / ".holdfast" / env / "secrets.env").read_text().splitlines()
+        stack.secrets |= {line.partition("=")[2].strip("'\"") for line in made if "=" in line}
         yield stack
     finally:
         stack.holdfast("dev", "reset", "--yes", check=False)

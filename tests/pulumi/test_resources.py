@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +39,8 @@ class Engine(mocks.Mocks):
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[[Callable[[], Any]], Engine]]:
+def run(program_loop: None) -> Callable[[Callable[[], Any]], Engine]:
     """Runs a program to its end, as a stack would."""
-    # The mocks work in threads of the loop's executor, each with a loop of its own that nobody closes but we.
-    loop, executor = asyncio.new_event_loop(), ThreadPoolExecutor(1, initializer=_open_loop)
-    loop.set_default_executor(executor)
-    asyncio.set_event_loop(loop)
 
     def run(program: Callable[[], Any]) -> Engine:
         engine = Engine()
@@ -54,14 +48,7 @@ def run() -> Iterator[Callable[[Callable[[], Any]], Engine]]:
         pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
         return engine
 
-    yield run
-    executor.submit(lambda: asyncio.get_event_loop().close()).result()
-    asyncio.set_event_loop(None)
-    loop.close()
-
-
-def _open_loop() -> None:
-    asyncio.set_event_loop(asyncio.new_event_loop())
+    return run
 
 
 def values(output: pulumi.Output[Any]) -> list[Any]:
@@ -79,6 +66,11 @@ def test_the_committed_classes_are_those_that_the_schema_gives() -> None:
     made = classes.files()
     assert {path: (FOLDER / path).read_text(encoding="utf-8") for path in made} == made, "make generate"
     assert {f"inputs/{path.name}" for path in (FOLDER / "inputs").glob("*.py")} == made.keys() - {"resources.py"}
+
+
+def test_every_type_of_the_schema_has_a_name_in_python() -> None:
+    arguments = {f"{token.rpartition(':')[2]}Args" for token in (*TOKENS, "Provider")}
+    assert set(inputs.__all__) == {token.rpartition(":")[2] for token in PACKAGE["types"]} | arguments
 
 
 @pytest.mark.req("B3.1")

@@ -15,8 +15,8 @@ import pytest
 
 from provision import registry
 from provision.pools import runtime
-from provision.pulumi import schema
-from provision.reconcile.parts import TYPES
+from provision.pulumi import page, schema
+from provision.reconcile.parts import COLUMN_ORDER, TYPES
 from provision.reference import PLACES, branches, descend
 from provision.spec import schema as specs
 
@@ -102,7 +102,7 @@ def test_an_object_has_no_property_that_the_language_lacks(package: dict[str, An
     document = {"properties": {section.name: dict(section.schema()) for section in registry.sections()}}
     node = next(n for n in branches(descend(document, PLACES[kind].paths[0])) if "properties" in n)
     own = properties(package, type_of(kind)).keys()
-    placed = {"name", "stream", "target"} if kind in RESOURCES else set()
+    placed = {"name", "stream", "target"} if kind in RESOURCES else {COLUMN_ORDER} if kind == "table" else set()
     assert own - node["properties"].keys() <= placed
     elsewhere = (
         {"consumers", "templates"} if kind == "stream" else {"target"} if kind in ("schema", "extension") else set()
@@ -176,3 +176,11 @@ def test_pulumi_makes_an_sdk_for_typescript(pulumi: dict[str, str], tmp_path: Pa
         pytest.skip("the host for TypeScript here makes no SDKs; a newer one does")
     assert made.returncode == 0, made.stderr
     assert "max_age?: pulumi.Input<string | number" in (tmp_path / "nodejs/stream.ts").read_text(encoding="utf-8")
+
+
+def test_the_page_is_that_of_the_schema() -> None:
+    committed = (ROOT / page.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert committed == page.text(), "make generate"
+    linked = re.findall(r"\]\((\.\./[a-z_]+\.md)\)", committed)
+    assert linked
+    assert [link for link in linked if not (ROOT / page.FOLDER / link).exists()] == []

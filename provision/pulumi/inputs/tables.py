@@ -396,6 +396,8 @@ class Table(TypedDict, total=False):
     """By name: A trigger."""
     grants: Input[Mapping[str, Input[Sequence[Input[str]] | ObjectGrant]]]
     """Who may do what with the object: role to privileges; 'public' is everybody."""
+    column_order: Input[Sequence[Input[str]]]
+    """The columns in the order in which a new table gets them: engines sort the keys of mappings."""
 
 
 PartitionSetOnExpiry = Literal["drop", "detach", "archive"]

@@ -1,0 +1,102 @@
+"""``pulumi preview`` refuses mistakes and losses before anything is touched, and names what changes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.embedded import nats
+from tests.pulumi.stack import Result, Small
+
+COLUMN = "data_loss:pg:main/app/item/column/note"
+STREAM = "data_loss:nats:main/stream/EVENTS"
+
+
+@pytest.fixture
+def stack(tmp_path: Path, pg_database: dict[str, Any], nats_url: str) -> Small:
+    """The small plane, not up yet."""
+    return Small(tmp_path / "small", pg_database, nats_url)
+
+
+@pytest.mark.req("B3.1")
+def test_a_mistake_in_a_spec_is_told_with_its_place(stack: Small) -> None:
+    stack.edit("    max_age: 1h", "    max_agee: 1h")
+    done = stack.preview(check=False)
+    assert done.code != 0
+    assert "specs/plane.yaml:5:5: HF0201 unknown key max_agee" in done.out
+    assert "holdfast:index:Stream" not in done.out, "nothing is registered"
+
+
+@pytest.mark.req("B3.1")
+def test_exactly_the_changed_column_and_option_are_named(stack: Small) -> None:
+    stack.up()
+    stack.edit("type: varchar(50)", "type: varchar(60)")
+    stack.edit("max_age: 1h", "max_age: 2h")
+    stack.edit("max_bytes: 2MiB", "max_bytes: 2048KiB")  # the same in other words
+    update = {"kind": "update", "inputDiff": True}
+    steps = stack.steps()
+    assert {name: step["op"] for name, step in steps.items()} == dict.fromkeys(
+        ("plane/EVENTS", "plane/main", "plane/small"), "update"
+    )
+    assert steps["plane/EVENTS"]["detailedDiff"] == {"max_age": update}
+    assert steps["plane/main"]["detailedDiff"] == {"schemas.app.tables.owner.columns.name.type": update}
+    assert steps["plane/small"]["detailedDiff"] == {
+        'parts["nats:main/stream/EVENTS"]': update, 'parts["pg:main"]': update,
+    }  # fmt: skip
+    assert steps["plane/EVENTS"]["newState"]["outputs"]["plan"] == ["nats:main/stream/EVENTS: update stream EVENTS"]
+    assert steps["plane/main"]["newState"]["outputs"]["plan"] == [
+        "pg:main/app/owner/column/name: type of name: character varying(50) to character varying(60) [ACCESS EXCLUSIVE]"
+    ]
+
+    text = stack.preview("--diff").out
+    database = text.partition("[id=pg:main]")[2].partition("holdfast:index:")[0]
+    assert re.findall(r"^ *([-+~]) (\S.*?)(?: *: .*)?$", database, re.MULTILINE)[:-1] == [
+        ("~", "schemas"), ("~", "app"), ("~", "tables"), ("~", "owner"), ("~", "columns"), ("~", "name"), ("~", "type"),
+    ]  # fmt: skip
+    assert '~ type: "varchar(50)" => "varchar(60)"' in database
+    assert '~ max_age: "1h" => "2h"' in text
+    assert "2MiB" not in text
+
+
+def is_refused(done: Result, *consents: str) -> bool:
+    """Whether it stopped for some of these consents and named no other. Pulumi stops at the first resource."""
+    asked = set(re.findall(r"holdfast:allow\[\d+\]' (\S+)", done.out))
+    return done.code != 0 and bool(asked) and asked <= set(consents)
+
+
+@pytest.mark.req("B3.1")
+def test_a_loss_needs_its_consent_also_where_a_server_is_down(
+    tmp_path: Path, server_root: Path, pg_database: dict[str, Any]
+) -> None:
+    server = nats.Server(server_root / "nats-consents")
+    server.start()
+    stack = Small(tmp_path / "small", pg_database, server.url)
+    stack.up()
+    stack.sql("INSERT INTO app.owner (name) VALUES ('a')")
+    stack.sql("INSERT INTO app.item (id, owner_id, note) SELECT n, 1, 'n' FROM generate_series(1, 5) n")
+    stack.edit("          note: {type: text}\n", "")
+    stack.edit("max_age: 1h", "max_age: 10m")
+    assert is_refused(stack.preview(check=False), COLUMN, STREAM)
+    assert is_refused(stack.up(check=False), COLUMN, STREAM)
+
+    server.stop()
+    assert is_refused(stack.preview(check=False), COLUMN, STREAM)
+    stack.allow(COLUMN)
+    assert is_refused(stack.preview(check=False), STREAM)
+    stack.allow(COLUMN, STREAM)
+    blind = stack.preview()
+    assert blind.counts == {"update": 4, "unchanged": 8}
+    assert len(re.findall("steps and live counts are missing: .*cannot be reached", blind.out)) == 1
+    assert "data_loss" not in blind.out
+
+    server.start()
+    assert stack.sql("SELECT count(note) FROM app.item") == [(5,)]
+    seeing = stack.preview()
+    assert "data_loss: pg:main/app/item/column/note: the values of column note are lost (5 rows)" in seeing.out
+    assert "missing" not in seeing.out
+    assert stack.up().counts == {"updated": 4, "unchanged": 8}
+    assert stack.plan_is_empty()
+    server.stop()
