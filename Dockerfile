@@ -20,6 +20,6 @@ FROM python:3.12-slim
 RUN useradd --uid 65532 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin holdfast
 COPY --from=build /opt/holdfast /opt/holdfast
 ENV PATH=/opt/holdfast/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-WORKDIR /work
+WORKDIR /plane
 USER 65532:65532
 ENTRYPOINT ["holdfast"]

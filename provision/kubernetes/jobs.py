@@ -35,7 +35,7 @@ SECRETS = "/run/secrets/holdfast"
 AUTHORITIES = "/run/secrets/postgres"
 #: The user of the Dockerfile.
 USER = 65532
-_WORK = "/work"
+_WORK = "/plane"
 #: Together the values of a ConfigMap take no more (Kubernetes documentation, ConfigMaps).
 _CONFIG_MAP_BYTES = 2**20
 _KEY_LENGTH = 253

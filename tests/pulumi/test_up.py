@@ -59,7 +59,7 @@ def test_the_whole_plane_comes_up_once(server_root: Path) -> None:
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=1) + timedelta(days=1)
         assert stack.up(HOLDFAST_AS_OF=midnight.isoformat()).is_unchanged
         assert stack.plan_is_empty("--as-of", midnight.isoformat())
-        content = json.loads(stack.outputs()["contract"]["content"])
+        content = json.loads(stack.resources()["plane:main/contract"]["outputs"]["content"])
         primary = content["pools"]["primary"]
         assert (primary["max"], primary["min"], primary["acquire_timeout"]) == (5, 1, 10 * 10**9)
         assert content["runtime"]["jetstream_max_connections"] == 2
