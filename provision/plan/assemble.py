@@ -12,7 +12,7 @@ from provision.plan.fingerprint import fingerprint, touched
 from provision.plan.lower import Scene, Work, lower
 from provision.plan.order import order
 from provision.plan.plan import Drift, Plan, Step, summarise
-from provision.plan.renames import move_renamed
+from provision.plan.renames import Moved, move_renamed
 from provision.plan.scope import covers, hands_off, narrow
 from provision.spec.change import Change, Impact
 from provision.spec.ident import Address
@@ -108,13 +108,18 @@ def compare(
 ) -> Compared:
     """Bring both sides to comparable form and compare them: the first half of a plan."""
     owned = seen.owned - seen.foreign
-    moved, origin, was, carrier = move_renamed(desired, seen.live, lambda r, old, new: _retitle(kinds, r, old, new))
+    moved, origin, was, carrier = renamed(desired, seen.live, kinds)
     wanted, live = settle(_recognised(desired, moved, spelled or {}), moved, kinds, seen.facts, clock)
     difference = diff(
         wanted, live, {*owned, *_declared(wanted, live, kinds)}, origin=origin, was=was,
         takes_children=lambda a: _takes_children(kinds, a),
     )  # fmt: skip
     return Compared(wanted, live, difference, was, carrier)
+
+
+def renamed(desired: Plane, live: Plane, kinds: Mapping[str, Kind]) -> Moved:
+    """Put the live plane under the names that the desired one gives it."""
+    return move_renamed(desired, live, lambda r, old, new: _retitle(kinds, r, old, new))
 
 
 def settle(

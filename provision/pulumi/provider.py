@@ -161,6 +161,8 @@ class Provider:
             PropertyChange(c.pointer, c.kind)
             for c in changed(before, after, self._setting, imported="imported" in request.olds)
         ]
+        if is_renamed and olds.get("name") != news["name"]:
+            found.append(PropertyChange(("name",), "update"))
         if DRIFT in olds:
             found.append(PropertyChange((DRIFT,), "delete"))
         return Difference(bool(found), tuple(found))
@@ -198,7 +200,7 @@ class Provider:
             **_own(request.properties),
             **found.inputs,
             "address": request.id,
-            "part": contract.encode(found.share),
+            "part": {} if type.name == "Contract" else contract.encode(found.share),
         }
         if "drift" not in found.inputs:
             outputs.pop("drift", None)

@@ -261,7 +261,7 @@ class Piecework:
     def _plan(
         self, works: Sequence[Work], world: World, claimed: Collection[str]
     ) -> tuple[Plan, dict[str, tuple[Record, ...]]]:
-        from provision.plan.assemble import assemble
+        from provision.plan.assemble import assemble, renamed
         from provision.reconcile import canonical, gates
 
         declared = {w.id: self._records(w, world) for w in works}
@@ -270,7 +270,8 @@ class Piecework:
         canon = self._canonical(plane, world)
         places = {r.address[:2] for r in plane} | {r.address[:2] for r in world.live if _mine(works, r)}
         near = [r for r in world.live if r.address[:2] in places]
-        rest = [r for r in near if not _mine(works, r) and r.address not in plane]
+        named = renamed(canon, self._plane(near), registry.kinds()).plane
+        rest = [r for r in named if not _mine(works, r) and r.address not in plane]
         desired = self._plane([*rest, *canon])
         seen = self._near(world, near)
         seen = seen._replace(owned={*seen.owned, *claimed}, adopted={*seen.adopted, *claimed})
@@ -414,7 +415,7 @@ def _mine(works: Iterable[Work], record: Record) -> bool:
         for side in (work.wanted, work.before):
             if side is not None and side.type.owns(side.inputs)(record):
                 return True
-            if side is not None and work.wanted is None and _within(record.address, side):
+            if side is not None and work.wanted is None and _within(record, side):
                 return True
     return False
 
@@ -425,9 +426,12 @@ def _claimed(works: Iterable[Work], world: World) -> frozenset[str]:
     return frozenset(str(a) for a in records if a in world.live and a not in world.foreign) - world.owned.keys()
 
 
-def _within(address: Address, side: Portion) -> bool:
+def _within(record: Record, side: Portion) -> bool:
+    """Whether a record lies below a part, though another part may speak for it: a set of partitions does."""
     primary = side.type.primary(side.inputs)
-    return primary is not None and address.within(primary)
+    if primary is None:
+        return parts.is_rolling(record) and str(record.address).startswith(f"{side.type.id(side.inputs)}/")
+    return record.address.within(primary)
 
 
 def _follows(record: Record, world: World, work: Work) -> bool:

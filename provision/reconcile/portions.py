@@ -276,12 +276,23 @@ def drifted(found: Portion, changes: Collection[Change], live: Inputs | None, sp
         for field in change.fields:
             known = field in kinds[change.address.kind].fields.fields
             if not (known and _set(inputs, live or {}, place, there, field)):
-                unsaid.append(f"{change.address}: {field} is not as declared")
+                unsaid.append(f"{change.address}: {_unlike(change, field)}")
     for place in sorted(gone, key=_deepest, reverse=True):
         _remove(inputs, place)
     if unsaid:
         inputs[DRIFT] = sorted(unsaid)
     return inputs
+
+
+def _unlike(change: Change, field: str) -> str:
+    """How an option differs; of a mapping, such as a set's partitions, which names it has not in common."""
+    live, declared = (side.settings.get(field) if side else None for side in (change.before, change.after))
+    if isinstance(live, Mapping) and isinstance(declared, Mapping):
+        missing = [f"{name} is missing" for name in declared if name not in live]
+        stray = [f"{name} is not declared" for name in live if name not in declared]
+        if missing or stray:
+            return ", ".join([*missing, *stray])
+    return f"{field} is not as declared"
 
 
 def _set(inputs: dict[str, Any], live: Inputs, place: Pointer, there: Pointer, field: str) -> bool:

@@ -123,6 +123,12 @@ class Result(NamedTuple):
         return json.loads(self.out)
 
     @property
+    def lines(self) -> list[str]:
+        """What was printed, without indentation and names of resources; addresses stay, as ``[id=...]``."""
+        told = (line.strip() for line in self.out.splitlines())
+        return [line for line in told if not line.startswith(("[urn=", "[provider="))]
+
+    @property
     def counts(self) -> dict[str, int]:
         """How pulumi counts the resources at the end: created (in a preview: create), updated, deleted, unchanged."""
         counted = self.out.partition("\nResources:")[2]
@@ -250,8 +256,9 @@ class Stack:
     def allow(self, *consents: str) -> None:
         """Give exactly these consents in the stack's configuration."""
         self.run("config", "rm", "holdfast:allow")
-        for index, consent in enumerate(consents):
-            self.config_set(f"holdfast:allow[{index}]", consent)
+        if consents:
+            keys = (f"holdfast:allow[{i}]={consent}" for i, consent in enumerate(consents))
+            self.run("config", "set-all", "--path", *(word for key in keys for word in ("--plaintext", key)))
 
     # What is so afterwards --------------------------------------------------------------------------------
 

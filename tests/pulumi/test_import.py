@@ -110,7 +110,7 @@ def by_hand(small: Small) -> None:
     small.ask(
         "STREAM.CREATE.EVENTS",
         {**stream, "name": "EVENTS", "subjects": ["events.>"], "max_age": 3_600_000_000_000, "max_bytes": 1 << 20,
-         "description": "by hand", "allow_direct": True},
+         "description": "by hand"},
     )  # fmt: skip
     consumer = {"durable_name": "worker", "ack_policy": "explicit", "ack_wait": 30_000_000_000, "max_deliver": 3}
     small.ask("CONSUMER.DURABLE.CREATE.EVENTS.worker", {"stream_name": "EVENTS", "config": consumer})
@@ -230,7 +230,7 @@ def test_what_differs_from_the_program_is_named_and_changed(small: Small) -> Non
     small.ask(
         "STREAM.UPDATE.EVENTS",
         {"name": "EVENTS", "subjects": ["events.>"], "max_age": 3_600_000_000_000, "max_bytes": 1 << 19,
-         "description": "by hand", "storage": "file", "retention": "limits", "num_replicas": 1, "allow_direct": True},
+         "description": "by hand", "storage": "file", "retention": "limits", "num_replicas": 1},
     )  # fmt: skip
     small.sql("ALTER TABLE app.owner ALTER COLUMN mood SET DEFAULT 'busy'")
     typed(small)
@@ -247,21 +247,19 @@ def test_what_differs_from_the_program_is_named_and_changed(small: Small) -> Non
 
 
 @pytest.mark.req("B3.1")
-@pytest.mark.parametrize(
-    ("type", "id", "reason"),
-    [
+def test_what_cannot_be_imported_is_refused_in_one_line(small: Small) -> None:
+    typed(small)
+    refused = [
         ("Stream", "nats:main/stream/NONE", "resource 'nats:main/stream/NONE' does not exist"),
         ("Stream", "EVENTS", "EVENTS is not the id of a Stream. Its id is its address: nats:main/stream/NAME"),
         ("Role", "pg:main/role/nobody", "resource 'pg:main/role/nobody' does not exist"),
         ("Pool", "plane:main/pool/main", "a pool is written into the contract, not imported"),
         ("Contract", "plane:main/contract", "a contract is written into its bucket, not imported"),
-    ],
-)
-def test_what_cannot_be_imported_is_refused_in_one_line(small: Small, type: str, id: str, reason: str) -> None:
-    typed(small)
-    told = small.import_(type, "one", id, "--skip-preview", "--generate-code=false", check=False)
-    assert told.code != 0
-    assert reason in told.told
+    ]
+    for type, id, reason in refused:
+        told = small.import_(type, "one", id, "--skip-preview", "--generate-code=false", check=False)
+        assert told.code != 0
+        assert reason in told.told
 
 
 @pytest.mark.req("B3.1")

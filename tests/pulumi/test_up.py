@@ -49,7 +49,7 @@ def written(stack: Stack, since: str) -> list[Any]:
     return stack.sql(rows)
 
 
-@pytest.mark.req("B3.1", "A4.9")
+@pytest.mark.req("B3.1")
 def test_the_whole_plane_comes_up_once(server_root: Path) -> None:
     with whole(server_root / "plane-up") as stack:
         made = stack.up()
@@ -61,8 +61,7 @@ def test_the_whole_plane_comes_up_once(server_root: Path) -> None:
         assert stack.plan_is_empty("--as-of", midnight.isoformat())
         content = json.loads(stack.resources()["plane:main/contract"]["outputs"]["content"])
         primary = content["pools"]["primary"]
-        assert (primary["max"], primary["min"], primary["acquire_timeout"]) == (5, 1, 10 * 10**9)
-        assert content["runtime"]["jetstream_max_connections"] == 2
+        assert (primary["max"], primary["min"], primary["acquire_timeout"]) == (5, 1, 10 * 10**9), "as dev has it"
 
 
 @pytest.mark.req("B3.1")

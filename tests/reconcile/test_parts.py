@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from provision import registry
 from provision.pools import contract
 from provision.reconcile import writing
-from provision.reconcile.parts import LAYOUT, TYPES, Part, is_rolling, owner, split
+from provision.reconcile.parts import LAYOUT, TYPES, is_rolling, owner, split
 from provision.reconcile.portions import Portion, Setting, portion
 from provision.reconcile.targets import reachable
 from provision.reconcile.workspace import Workspace
@@ -163,14 +163,14 @@ def documents(draw: st.DrawFn) -> Json:
     return root
 
 
-def reading(root: Json) -> tuple[Document, Plane, list[str]]:
+def reading(root: Mapping[str, Any]) -> tuple[Document, Plane, list[str]]:
     text = yamltext.dump({"plane": "p", **root})
     document = Document(Inputs(Path(), None, (File("p.yaml", Path("p.yaml"), text.encode()),)))
     found = read(document, registry.sections())
     return document, found.plane, [d.message for d in found.diagnostics if d.severity == "error"]
 
 
-def faultless(root: Json) -> tuple[Mapping[str, Any], Plane]:
+def faultless(root: Mapping[str, Any]) -> tuple[Mapping[str, Any], Plane]:
     """The document with what it means, where need be written anew without what is wrong in it."""
     document, plane, errors = reading(root)
     if errors:
@@ -263,7 +263,9 @@ def portion_of(type: str, parts: Mapping[str, Mapping[str, Any]]) -> Portion:
 
 # Ids ------------------------------------------------------------------------------------------------------
 
-NAMES = st.one_of(st.text(min_size=1, max_size=12), st.sampled_from(sorted(KIND_WORDS)), st.sampled_from(["a/b", "%41"]))
+NAMES = st.one_of(
+    st.text(min_size=1, max_size=12), st.sampled_from(sorted(KIND_WORDS)), st.sampled_from(["a/b", "%41"])
+)
 TARGETS = st.sampled_from(["main", "other"])
 #: The inputs that place a part.
 PLACES = {name: type.identity for name, type in TYPES.items()} | {"PartitionSet": ("schema", "table", "target")}
