@@ -1,5 +1,6 @@
 """One stack, one environment, one layer: ``plane`` (streams, databases) or ``clusters`` (the servers on Kubernetes)."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import clusters
 import planes
 import pulumi
 
-# Pulumi interrupts the program when a resource fails; its own message says why, a traceback would hide it.
-sys.excepthook = lambda kind, *rest: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
+# Pulumi interrupts the program when a resource fails. Its own message says why; a traceback would hide it, and the
+# threads that still wait for other resources would hold the end up for seconds.
+sys.excepthook = lambda kind, *rest: os._exit(1) if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 LAYERS = {"plane": planes.register, "clusters": clusters.register}
 

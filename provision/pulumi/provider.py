@@ -214,11 +214,8 @@ class Provider:
         self, urn: str, type: PartType, news: Inputs, olds: Inputs | None, is_imported: bool = False, *, preview: bool
     ) -> dict[str, Any]:
         """Bring a resource to its inputs and give its properties."""
-        unknown = {"address": type.id(news), "part": UNKNOWN, "plan": UNKNOWN}
-        if type.name == "Contract":
-            unknown["content"] = UNKNOWN
         if preview and (has_unknown(news) or not self._known.is_known):
-            return {**news, **unknown}
+            return {**news, **_unknown(type, news)}
         work = self._work(type, news, olds, is_claimed=is_imported)
         if not preview:
             return self._properties(work, self._do(work), ahead=False)
@@ -227,8 +224,10 @@ class Provider:
         try:
             done = self._guard(lambda: self._pieces.preview(work))
         except (UnreachableError, OperationError) as error:
-            if not isinstance(error, TableMissing):
-                self._tell_missing(error)
+            unknown = _unknown(type, news)
+            if isinstance(error, TableMissing):
+                return {**news, **unknown, "plan": [f"{work.id}: create partitions as soon as the table is there"]}
+            self._tell_missing(error)
             return {**news, **unknown}
         for step in done.steps:
             for hazard in step.hazards:
@@ -344,6 +343,15 @@ def _kind(olds: Values, news: Values, name: str) -> Any:
 def _own(properties: Values) -> dict[str, Any]:
     """The outputs that no input gives."""
     return {k: v for k, v in properties.items() if k in OUTPUTS}
+
+
+def _unknown(type: PartType, news: Values) -> dict[str, Any]:
+    """The outputs where no server was asked. That what others change changes the contract is known all the same."""
+    is_placed = not has_unknown([news.get(name) for name in type.identity])
+    found: dict[str, Any] = {"address": type.id(news) if is_placed else UNKNOWN, "part": UNKNOWN, "plan": UNKNOWN}
+    if type.name == "Contract":
+        found |= {"content": UNKNOWN, "plan": [f"{type.id(news)}: write the contract"]}
+    return found
 
 
 def _line(error: HoldfastError) -> str:

@@ -21,7 +21,7 @@ from provision import registry
 from provision.pools import contract
 from provision.reconcile import parts
 from provision.reconcile.ground import Ground, guarded
-from provision.reconcile.portions import Portion, Setting, drifted, from_live, portion
+from provision.reconcile.portions import DRIFT, Portion, Setting, drifted, from_live, portion
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
 from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError
@@ -342,7 +342,7 @@ class Piecework:
             return Live(dict(known.inputs), self._known_share(known))
         world = self._world([Work(id, known)])
         if type.name == "Contract":
-            return self._look_at_contract(known, world)
+            return self._look_at_contract(id, known, world)
         inputs = dict(known.inputs) if known is not None else type.from_id(id)
         owns, primary = type.owns(inputs), type.primary(inputs)
         if primary not in world.live if primary is not None else not any(map(owns, world.live)):
@@ -370,17 +370,28 @@ class Piecework:
         compared = compare(self._plane([*rest, *canon]), self._near(world, near), registry.kinds(), self._clock(),
                            canonical.spelled(plane, canon))  # fmt: skip
         changes = [c for c in compared.difference.changes.values() if c.address in canon]
+        if not changes:
+            return Live(dict(work.wanted.inputs), self._share_of(work, world, canon))
+        inputs = drifted(work.wanted, changes, found, spoken)
+        # The contract is told of what the inputs say now: an up that finds no difference keeps the share.
+        now = Work(work.id, portion(work.wanted.type, inputs, self.setting))
+        return Live(inputs, self._share_of(now, world, self._canonical(self._plane(self._records(now, world)), world)))
+
+    def _share_of(self, work: Work, world: World, canon: Plane) -> contract.Share:
         share = self._share(work, world, tuple(canon))
         assert share is not None
-        inputs = drifted(work.wanted, changes, found, spoken) if changes else dict(work.wanted.inputs)
-        return Live(inputs, share)
+        return share
 
-    def _look_at_contract(self, known: Portion | None, world: World) -> Live | None:
+    def _look_at_contract(self, id: str, known: Portion | None, world: World) -> Live | None:
         if known is None:
             raise InputError("a contract is written into its bucket, not imported", "Run up: it is written anew.")
         if world.stored is None:
             return None
-        return Live(dict(known.inputs), contract.Share(0, {}), world.stored)
+        shares = [contract.decode(part) for part in (known.inputs.get("parts") or {}).values()]
+        content = self._content(Work(id, known, shares=shares), world)
+        strange = sorted(key for key in {**content, **world.stored} if content.get(key) != world.stored.get(key))
+        drift = {DRIFT: [f"{id}: {key} is not as declared" for key in strange]} if strange else {}
+        return Live({**known.inputs, **drift}, contract.Share(0, {}), world.stored)
 
     def _known_share(self, known: Portion) -> contract.Share:
         share = self._share(Work("", known), None)

@@ -1,4 +1,4 @@
-"""Reads command lines out of Markdown pages.
+"""Reads command lines and files out of Markdown pages.
 
 Before a block may stand ``<!-- exits N -->`` or ``<!-- not run: why -->``.
 """
@@ -42,3 +42,10 @@ def lines(page: str) -> Iterator[Line]:
 def blocks(page: str, language: str) -> Iterator[str]:
     """The text of every block of a language."""
     return (block["body"] for block in _BLOCK.finditer(page) if block["language"] == language)
+
+
+def files(page: str, language: str) -> Iterator[tuple[str, str]]:
+    """The blocks of a language with the path that their first line names (``# stacks/Pulumi.dev.yaml``), if any."""
+    for text in blocks(page, language):
+        named = re.match(r"# (\S+\.(?:yaml|yml|py))\n", text)
+        yield named[1] if named else "", text

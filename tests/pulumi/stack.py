@@ -88,13 +88,14 @@ schemas:
 
 #: The smallest program with a whole plane in it.
 PROGRAM = """\
+import os
 import sys
 
 import pulumi
 from provision.pulumi.plane import Plane
 
-# Pulumi interrupts the program when a resource fails.
-sys.excepthook = lambda kind, error, trace: kind is KeyboardInterrupt or sys.__excepthook__(kind, error, trace)
+# Pulumi interrupts the program when a resource fails, then waits for its threads: five seconds for nothing.
+sys.excepthook = lambda kind, *more: os._exit(1) if kind is KeyboardInterrupt else sys.__excepthook__(kind, *more)
 config = pulumi.Config("holdfast")
 plane = Plane(
     "plane",
