@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -39,6 +41,8 @@ IN_FLIGHT_CLUSTER, IN_FLIGHT_SINGLE = 16, 64
 _CONNECT_TRIES = 3
 _CLOSE_S = 5.0
 _JETSTREAM_OFF = frozenset({10039, 10076})
+_SEED = re.compile(rb"BEGIN NATS USER JWT.*BEGIN USER NKEY SEED-+\s*(\S+)\s", re.DOTALL)
+_CREDS = "Let creds be the path of a file from `nsc generate creds`, or nkey a seed."
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,7 @@ class Link:
         from nats.aio.client import Client
         from nats.errors import Error
 
+        _check_seed(self.settings)
         options = self._options()
         for attempt in range(_CONNECT_TRIES):
             client = Client()
@@ -338,6 +343,28 @@ class Link:
                 "Check the target's user, token, nkey or creds and the secrets behind them.",
             )
         return Unreachable(f"no NATS server answers at {self.settings.place}: {text}", "Start it, or mend urls.")
+
+
+def _check_seed(settings: Settings) -> None:
+    """Read the key that signs for us before nats-py does. Raises ConfigurationError, which tells nothing of it."""
+    if not (settings.creds or settings.nkey):
+        return
+    from nkeys import NkeysError, from_seed  # type: ignore[import-untyped]
+
+    seed = (settings.nkey or "").encode()
+    if settings.creds:
+        try:
+            found = _SEED.search(Path(settings.creds).read_bytes())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "that is no path"
+            raise ConfigurationError(f"the credentials of the NATS target cannot be read: {reason}", _CREDS) from None
+        if found is None:
+            raise ConfigurationError("the credentials of the NATS target hold no user and no key", _CREDS)
+        seed = found[1]
+    try:
+        from_seed(bytearray(seed)).wipe()
+    except (NkeysError, ValueError):
+        raise ConfigurationError("the key of the NATS target is not one of a user", _CREDS) from None
 
 
 def _tls_context(settings: Settings) -> Any:

@@ -43,7 +43,9 @@ def failures(news: Values) -> Iterator[Failure]:
         if consent is not UNKNOWN and not is_consent(str(consent)):
             yield Failure(("allow", index), f"{consent} is not a consent; write KIND:ADDRESS, as preview names it")
     section = news.get("targets")
-    if section is not None and not has_unknown(section):
+    if not section:
+        yield Failure(("targets",), "the provider needs the targets of the plane, at least one")
+    elif not has_unknown(section):
         yield from _wrong_targets(section)
 
 

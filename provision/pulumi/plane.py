@@ -11,7 +11,7 @@ import pulumi
 
 from provision.pulumi import resources
 from provision.reconcile.folders import cache_folder
-from provision.reconcile.parts import TYPES, Part, is_rolling, owner, split
+from provision.reconcile.parts import TYPES, Part, among_kin, is_rolling, owner, split
 from provision.reconcile.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -65,12 +65,14 @@ class Plane(pulumi.ComponentResource):
         _refuse(workspace)
         self._allow = tuple(allow)
         self._protect = protect
+        declared = _over(workspace.document.root.get("targets") or {}, targets)
+        self.connections = pulumi.Output.from_input(declared).apply(_connections)
         self.provider = resources.Provider(
             name,
             plane=workspace.name,
             env=workspace.env,
             root=os.path.relpath(folder.resolve().parent),
-            targets=_over(workspace.document.root.get("targets") or {}, targets),
+            targets=declared,
             allow=list(self._allow),
             secrets=None if secrets is None else pulumi.Output.secret(secrets),
             opts=pulumi.ResourceOptions(parent=self),
@@ -89,6 +91,7 @@ class Plane(pulumi.ComponentResource):
             inputs = dict(part.inputs)
             if part.type == "Contract":
                 inputs["parts"] = {other: resource.part for other, resource in found.items()}
+                inputs["targets"] = self.connections
             options = pulumi.ResourceOptions(
                 parent=self,
                 provider=self.provider,
@@ -96,16 +99,15 @@ class Plane(pulumi.ComponentResource):
                 delete_before_replace=True,
                 retain_on_delete=part.type in _KEPT and not self._is_allowed_to_go(part, id),
                 protect=self._protect and part.type in _KEPT,
-                aliases=[pulumi.Alias(name=f"{name}/{old}") for old in renamed.get(id, ())],
+                aliases=[pulumi.Alias(name=f"{name}/{among_kin(old, inputs)}") for old in renamed.get(id, ())],
             )
             found[id] = getattr(resources, part.type)(f"{name}/{part.name}", opts=options, **inputs)
         return found
 
     def _is_allowed_to_go(self, part: Part, id: str) -> bool:
-        """Whether every consent that the removal needs was given."""
-        target = str(part.inputs.get("target") or "main")
-        near = f"pg:{target}" if id.startswith("pg:") else id
-        if not any(f":{near}" in consent for consent in self._allow):
+        """Whether it was named in a consent, and every consent that its removal needs was given."""
+        named = [c for c in self._allow if (a := c.partition(":")[2]) == id or a.startswith(f"{id}/")]
+        if not named:
             return False
         from provision.plan import consents
         from provision.reconcile.portions import Setting, portion, transition
@@ -116,14 +118,12 @@ class Plane(pulumi.ComponentResource):
 
     def _publish(self, workspace: Workspace) -> None:
         from provision.pools.contract import BUCKET, key
-        from provision.reconcile.targets import reachable
 
         contract: Any = self.resources[TYPES["Contract"].id({})]
         place = {"bucket": BUCKET, "key": key(workspace.name, workspace.env)}
         self.plane = pulumi.Output.from_input(workspace.name)
         self.env = pulumi.Output.from_input(workspace.env)
         self.contract = contract.content.apply(lambda written: place)
-        self.connections = pulumi.Output.from_input(reachable(workspace.targets))
         plans = {id: resource.plan for id, resource in self.resources.items()}
         self.plan = pulumi.Output.all(**plans).apply(lambda found: {id: plan for id, plan in found.items() if plan})
         names = ("plane", "env", "contract", "connections", "plan")
@@ -185,6 +185,14 @@ def _former(record: Record) -> str:
 def _over(base: Mapping[str, Any], over: pulumi.Input[Mapping[str, Any]] | None) -> Any:
     """The declared targets with what the program knows of them laid over."""
     return base if over is None else pulumi.Output.from_input(over).apply(lambda known: _overlaid(base, known))
+
+
+def _connections(section: Mapping[str, Any]) -> dict[str, Any]:
+    """How clients reach declared targets; secrets stay references."""
+    from provision.reconcile.targets import reachable
+    from provision.spec import target as targets
+
+    return reachable({(t.system, t.name): t for t in targets.parse(section) if isinstance(t, targets.Target)})
 
 
 def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,9 +32,9 @@ from provision.pulumi.protocol import (
     has_unknown,
 )
 from provision.reconcile.folders import cache_folder
-from provision.reconcile.parts import TYPES, Inputs, PartType
+from provision.reconcile.parts import CONTRACT, DRIFT, TYPES, Inputs, PartType, TableMissing
 from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError, UnreachableError
-from provision.spec.secrets import Redactor
+from provision.spec.secrets import Redactor, SecretMissing
 
 if TYPE_CHECKING:
     from provision.plan.plan import Step
@@ -115,9 +115,12 @@ class Provider:
         news, type = request.news, _type(request.type)
         if has_unknown(news) or not self._known.is_known or news == request.olds:
             return Checked(news)
-        stray = [name for name in ("drift", *OUTPUTS) if name in news]
+        stray = [name for name in (DRIFT, *OUTPUTS) if name in news]
         if stray:
             return Checked(news, tuple(Failure((name,), f"{name} is no input") for name in stray))
+        server = type.server(news)
+        if server is not None and server not in self._known.targets:
+            return Checked(news, (Failure(("target",), f"the provider has no {server[0]} target {server[1]}"),))
         from provision.reconcile.portions import portion
 
         found = portion(type, news, self._setting)
@@ -154,7 +157,7 @@ class Provider:
         if has_unknown(news) or has_unknown(olds) or not self._known.is_known:
             names = [n for n in {**olds, **news} if olds.get(n) != news.get(n)]
             return Difference(True, tuple(PropertyChange((n,), _kind(olds, news, n)) for n in names))
-        from provision.reconcile.portions import DRIFT, changed, portion
+        from provision.reconcile.portions import changed, portion
 
         before, after = (portion(type, side, self._setting) for side in (olds, news))
         found = [
@@ -199,11 +202,9 @@ class Provider:
         outputs = {
             **_own(request.properties),
             **found.inputs,
-            "address": request.id,
-            "part": {} if type.name == "Contract" else contract.encode(found.share),
+            "address": type.id(found.inputs),
+            "part": {} if type is CONTRACT else contract.encode(found.share),
         }
-        if "drift" not in found.inputs:
-            outputs.pop("drift", None)
         if found.content is not None:
             outputs = {**outputs, "content": json.dumps(found.content, sort_keys=True)}
         if known is None:
@@ -219,16 +220,14 @@ class Provider:
         work = self._work(type, news, olds, is_claimed=is_imported)
         if not preview:
             return self._properties(work, self._do(work), ahead=False)
-        from provision.reconcile.piecework import TableMissing
-
         try:
             done = self._guard(lambda: self._pieces.preview(work))
-        except (UnreachableError, OperationError) as error:
-            unknown = _unknown(type, news)
-            if isinstance(error, TableMissing):
-                return {**news, **unknown, "plan": [f"{work.id}: create partitions as soon as the table is there"]}
+        except TableMissing:
+            ahead = f"{work.id}: create partitions as soon as the table is there"
+            return {**news, **_unknown(type, news), "plan": [ahead]}
+        except (UnreachableError, SecretMissing) as error:
             self._tell_missing(error)
-            return {**news, **unknown}
+            return {**news, **_unknown(type, news)}
         for step in done.steps:
             for hazard in step.hazards:
                 count = "" if hazard.count is None else f" ({hazard.count:,} {hazard.unit})"
@@ -260,7 +259,7 @@ class Provider:
             raise InputError(f"{'.'.join(map(str, first.pointer))}: {first.message}", first.help)
         inputs = news if news is not None else olds
         assert inputs is not None
-        shares = [_share(text) for text in (inputs.get("parts") or {}).values()] if type.name == "Contract" else []
+        shares = [_share(text) for text in (inputs.get("parts") or {}).values()] if type is CONTRACT else []
         return Work(type.id(inputs), wanted, before, shares, is_claimed)
 
     def _do(self, work: Work) -> Done:
@@ -277,7 +276,7 @@ class Provider:
             ways = self._how_to_allow(*error.consents)
             raise ConsentRefused(f"{len(error.consents)} consents are missing; nothing was changed", ways) from error
         except LockHeld as error:
-            if self.engine and self._who in str(error):
+            if self.engine and f"pulumi {self.engine} " in str(error):
                 raise OperationError(
                     f"another provider of this run works on plane {self._known.plane} already",
                     "Use the plane's provider: pass it as provider= in the resource's options.",
@@ -299,7 +298,7 @@ class Provider:
 
     @property
     def _who(self) -> str:
-        return f"holdfast {self._known.env} (pulumi {self.engine})"
+        return f"pulumi {self.engine} holdfast {self._known.env}"
 
     @property
     def _setting(self) -> Setting:
@@ -349,7 +348,7 @@ def _unknown(type: PartType, news: Values) -> dict[str, Any]:
     """The outputs where no server was asked. That what others change changes the contract is known all the same."""
     is_placed = not has_unknown([news.get(name) for name in type.identity])
     found: dict[str, Any] = {"address": type.id(news) if is_placed else UNKNOWN, "part": UNKNOWN, "plan": UNKNOWN}
-    if type.name == "Contract":
+    if type is CONTRACT:
         found |= {"content": UNKNOWN, "plan": [f"{type.id(news)}: write the contract"]}
     return found
 

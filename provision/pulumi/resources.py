@@ -225,6 +225,8 @@ class PartitionSet(Resource, arguments=inputs.PartitionSetArgs):
     schema: Output[str]
     table: Output[str]
     target: Output[Optional[str]]
+    by: Output[Optional[inputs.PartitionStrategy]]
+    key: Output[Any]
     every: Output[str]
     premake: Output[Optional[int]]
     min_ahead: Output[Optional[int]]
@@ -326,6 +328,7 @@ class Contract(Resource, arguments=inputs.ContractArgs):
     """
 
     parts: Output[dict[str, Any]]
+    targets: Output[Optional[dict[str, Any]]]
     publishers: Output[Optional[dict[str, Any]]]
     runtime: Output[Any]
     templates: Output[Optional[dict[str, Any]]]

@@ -112,6 +112,11 @@ _IMPORTED: Json = {
     "type": "boolean",
     "description": "Whether the inputs were written by an import, which cannot know what no server does.",
 }
+_REACH: Json = {
+    "type": "object",
+    "additionalProperties": {"$ref": "pulumi.json#/Any"},
+    "description": "How clients reach the targets, as the runtime is told; without it, the provider's targets.",
+}
 _DRIFT: Json = {
     "type": "array",
     "items": {"type": "string"},
@@ -152,7 +157,7 @@ def _options(resource: Resource, shapes: Shapes, document: Json) -> tuple[Json, 
         return shapes.properties({"properties": sections}, place), []
     node = _object_at(document, resource.path)
     if resource.path == _PARTITIONS:
-        rows = FieldTable(*(registry.kinds()["partitions"].fields[name] for name in (*_POLICY, "default")))
+        rows = FieldTable(*(registry.kinds()["partitions"].fields[name] for name in ("by", "key", *_POLICY, "default")))
         policy = {"properties": {field.name: node["properties"][field.name] for field in rows}}
         return shapes.properties(policy, place._replace(path="", table=rows)), ["every"]
     return shapes.properties(node, place), list(node.get("required", ()))
@@ -161,7 +166,11 @@ def _options(resource: Resource, shapes: Shapes, document: Json) -> tuple[Json, 
 def _contract(resource: Resource, shapes: Shapes, document: Json) -> Json:
     sections = {name: document["properties"][name] for name in ("publishers", "runtime")}
     sections["runtime"] = {**sections["runtime"], "description": "What the runtime calls its objects, and its limits."}
-    inputs = {"parts": _PARTS, **shapes.properties({"properties": sections}, Place("", resource.name))}
+    inputs = {
+        "parts": _PARTS,
+        "targets": _REACH,
+        **shapes.properties({"properties": sections}, Place("", resource.name)),
+    }
     template = shapes.spec(descend(document, _TEMPLATES), Place(_TEMPLATES, ""))
     shapes.specs["StreamTemplates"] = {
         "type": "object",

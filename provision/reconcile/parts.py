@@ -6,19 +6,21 @@ its object, with the names that place it; reading them gives the records that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from provision.pools import contract
-from provision.spec.errors import InputError
+from provision.spec.errors import InputError, OperationError
 from provision.spec.ident import Address
-from provision.spec.record import Pointer, Record
+from provision.spec.record import Plane, Pointer, Record
 
 Inputs = Mapping[str, Any]
 Root = dict[str, Any]
 Owns = Callable[[Record], bool]
 #: Where a range's partitions roll on, their policy is a part of its own; the table keeps these.
 LAYOUT = ("by", "key")
+#: The input that a refresh adds for differences which no other input can show.
+DRIFT = "drift"
 #: What a table's inputs say besides its spec: in which order a new table gets its columns.
 COLUMN_ORDER = "column_order"
 #: A policy that reading accepts in place of the one that stands elsewhere.
@@ -45,8 +47,12 @@ class PartType:
     fixed: tuple[str, ...] | None = None
     #: Whether inputs alone can show what a change puts at stake.
     is_weighed = True
+    #: Whether there may be expressions to compile. A policy has none of its own: its layout is its table's.
+    has_expressions = True
     #: Whether anything on a server goes with it.
     is_removable = True
+    #: Whether it lives in the contract, so that no server holds it.
+    is_declared = False
 
     def id(self, inputs: Inputs) -> str:
         """The address of the object, as plans and the ledger write it."""
@@ -75,6 +81,19 @@ class PartType:
     def records(self, records: Iterator[Record], inputs: Inputs) -> Iterator[Record]:
         """The part's own records among those that its document gave."""
         return filter(self.owns(inputs), records)
+
+    def completed(self, records: Iterable[Record], live: Plane) -> tuple[Record, ...]:
+        """The part's records with what only the servers know. Raises TableMissing."""
+        return tuple(records)
+
+    def is_ours(self, inputs: Inputs) -> bool:
+        """Whether a plan may change it at all; what it does not say inside is the plan's to know."""
+        return True
+
+    def server(self, inputs: Inputs) -> tuple[str, str] | None:
+        """The target that the part needs, as (system, name)."""
+        system, target, _ = _split(self.id(inputs))
+        return system, target
 
     def place(self, inputs: Inputs, pointer: Pointer) -> Pointer:
         """From a place in the document to one in the inputs; the whole part for what lies outside."""
@@ -127,10 +146,14 @@ class Named(PartType):
 
 
 class Pool(Named):
-    """A connection pool. It lives in the contract, so no server holds it."""
+    """A connection pool."""
 
     is_weighed = False
     is_removable = False
+    is_declared = True
+
+    def server(self, inputs: Inputs) -> tuple[str, str]:
+        return "pg", _target(inputs)
 
 
 class Consumer(PartType):
@@ -213,6 +236,10 @@ class Database(PartType):
             if record.address[:2] == place and record.address.kind not in _PEOPLE:
                 yield _laid_out(record) if is_rolling(record) else record
 
+    def completed(self, records: Iterable[Record], live: Plane) -> tuple[Record, ...]:
+        """Sets that roll on are followed as they are laid out: their policies are parts of their own."""
+        return tuple(r for r in records if not (is_rolling(r) and _is_laid_out(r, live)))
+
     @staticmethod
     def _told(node: Any, target: str) -> Any:
         """A copy that may be changed, with the target that the part names."""
@@ -226,11 +253,12 @@ class PartitionSet(PartType):
 
     name = "PartitionSet"
     identity = ("schema", "table", "target")
-    #: A policy is no object of the server: at another table it is the same policy, elsewhere.
+    # A policy is no object of the server: at another table it is the same policy, elsewhere.
     fixed = ("target",)
     # Lowering a policy needs its table; and without the policy the partitions stay, they are the table's.
     is_weighed = False
     is_removable = False
+    has_expressions = False
 
     def address(self, inputs: Inputs) -> Address:
         schema = Address.root("pg", _target(inputs), "schema", str(inputs.get("schema")), bare=True)
@@ -246,7 +274,7 @@ class PartitionSet(PartType):
         return _placed({"schema": words[0], "table": words[1]}, target)
 
     def root(self, inputs: Inputs) -> Root:
-        node = {**_ANY_LAYOUT, **_node(inputs, *self.identity)}
+        node = {**_ANY_LAYOUT, **_node(inputs, *self.identity, "managed")}
         schema: dict[str, Any] = {"tables": {str(inputs.get("table")): {"columns": {}, "partitions": node}}}
         return {"schemas": {str(inputs.get("schema")): _placed(schema, _target(inputs))}}
 
@@ -259,6 +287,13 @@ class PartitionSet(PartType):
 
     def primary(self, inputs: Inputs) -> Address:
         return self.address(inputs)
+
+    def is_ours(self, inputs: Inputs) -> bool:
+        return inputs.get("managed") != "migrations"
+
+    def completed(self, records: Iterable[Record], live: Plane) -> tuple[Record, ...]:
+        """The layout is the table's. Raises TableMissing."""
+        return tuple(_followed(r, live) for r in records)
 
 
 class Contract(PartType):
@@ -293,11 +328,19 @@ class Contract(PartType):
     def records(self, records: Iterator[Record], inputs: Inputs) -> Iterator[Record]:
         return (r for r in records if r.address.kind in contract.DECLARED)
 
+    def server(self, inputs: Inputs) -> None:
+        return None
+
     def place(self, inputs: Inputs, pointer: Pointer) -> Pointer:
         return ("templates", *pointer[1:]) if pointer[:1] == ("streams",) else pointer
 
 
+class TableMissing(OperationError):
+    """A partition set comes before its table: in a preview of a new database that is how it must be."""
+
+
 _PEOPLE = frozenset({"role", "membership"})
+CONTRACT = Contract()
 TYPES: Mapping[str, PartType] = {
     t.name: t
     for t in (
@@ -309,7 +352,7 @@ TYPES: Mapping[str, PartType] = {
         PartitionSet(),
         Named("Role", "pg", "roles", "role", frozenset({"membership"})),
         Pool("Pool", "plane", "pools", "pool"),
-        Contract(),
+        CONTRACT,
     )
 }
 
@@ -333,6 +376,20 @@ def _laid_out(record: Record) -> Record:
     """The set as CREATE TABLE needs it: no policy, hence no partitions."""
     silent = {"every": None, "retain": None, "default": None, "start": None}
     return record._replace(settings={**record.settings, **silent})
+
+
+def _is_laid_out(record: Record, live: Plane) -> bool:
+    found = live.get(record.address)
+    return found is not None and all(found.settings[k] == record.settings[k] for k in LAYOUT)
+
+
+def _followed(record: Record, live: Plane) -> Record:
+    found = live.get(record.address)
+    if found is None:
+        raise TableMissing(f"{record.parent} is not there, or not partitioned by range",
+                           "Let the PartitionSet depend on the database that holds its table.")  # fmt: skip
+    layout = {name: found.settings[name] for name in (*LAYOUT, "key_type")}
+    return record._replace(settings={**record.settings, **layout})
 
 
 def _rolls(node: Any) -> bool:
@@ -398,7 +455,7 @@ def split(root: Mapping[str, Any], plane: str) -> list[Part]:
                 for consumer, options in consumers.items():
                     placed = {"name": consumer, "stream": name, **target, **options}
                     found.append(Part("Consumer", f"{name}.{consumer}", placed))
-            found.append(Part(type_.name, _among_kin(name, inputs), inputs))
+            found.append(Part(type_.name, among_kin(name, inputs), inputs))
     found += _databases(root)
     # A section that says nothing gives all defaults.
     declared = {s: node for s in ("publishers", "runtime") if (node := root.get(s)) is not None}
@@ -435,12 +492,14 @@ def _partition_sets(database: Mapping[str, Any], target: str) -> Iterator[Part]:
             policy = inside.get("partitions")
             if _rolls(policy):
                 placed = _placed({"schema": schema, "table": table}, target)
-                rest = {k: v for k, v in policy.items() if k not in LAYOUT}
+                owner = {"managed": node["managed"]} if "managed" in node else {}
                 inside["partitions"] = {k: policy[k] for k in LAYOUT if k in policy}
-                yield Part(PartitionSet.name, _among_kin(f"{schema}.{table}", placed), {**placed, **rest})
+                # The layout is told here too: a table that is laid out anew has lost its partitions.
+                yield Part(PartitionSet.name, among_kin(f"{schema}.{table}", placed), {**placed, **owner, **policy})
 
 
-def _among_kin(name: str, inputs: Inputs) -> str:
+def among_kin(name: str, inputs: Inputs) -> str:
+    """The name of a part among those of its type: of targets other than main, with the target."""
     target = _target(inputs)
     return name if target == "main" else f"{target}/{name}"
 

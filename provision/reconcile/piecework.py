@@ -18,35 +18,30 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provision import registry
+from provision.plan.protocols import LockHeld
 from provision.pools import contract
 from provision.reconcile import parts
 from provision.reconcile.ground import Ground, guarded
-from provision.reconcile.portions import DRIFT, Portion, Setting, drifted, from_live, portion
+from provision.reconcile.portions import Portion, Setting, Told, drifted, portion, told
 from provision.reconcile.targets import Note, Targets, reachable
 from provision.reconcile.world import World, observe
-from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError
-from provision.spec.ident import Address
+from provision.spec.errors import ConsentError, HoldfastError, InputError, OperationError, UnreachableError
 from provision.spec.record import Facts, Plane, Record
 
 if TYPE_CHECKING:
     from provision.plan.assemble import Seen
     from provision.plan.plan import Plan, Step
-    from provision.reconcile.writing import Spoken
 
 #: How long a write waits for others to be done with it.
 _GATHER_S = 0.01
 #: How long an end waits for the step under way: the engine kills a provider soon after it asked it to end.
 _CLOSING_S = 1.5
-#: For so long what was seen counts for reads. Between our own writes it is never reused.
+#: For so long what was seen counts; after a write of our own it never does.
 _FRESH_S = 5.0
 
 
 class Cancelled(OperationError):
     """The run was stopped; what was done stays done."""
-
-
-class TableMissing(OperationError):
-    """A partition set comes before its table: in a preview of a new database that is how it must be."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class Piecework:
         self._is_held = False
         self._cancelled = threading.Event()
         self._seen: tuple[float, World] | None = None
-        self._spoken: tuple[World, Spoken] | None = None
+        self._spoken: tuple[World, Told] | None = None
         self._passwords: dict[str, dict[str, Any]] = {}
         self._unreachable: HoldfastError | None = None
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
@@ -136,6 +131,9 @@ class Piecework:
         """Finish what is being done, then give up the lock and every session."""
         self._tasks.put(None)
         self._thread.join(timeout=_CLOSING_S)
+        if self._thread.is_alive():  # a long statement: let the server end it, or it would keep our lock
+            self.targets.interrupt()
+            self._thread.join(timeout=_CLOSING_S)
 
     def _do_one(self, work: Work, *, apply: bool) -> Done:
         if _is_declared(work):  # a pool lives in the contract: no server holds it
@@ -162,8 +160,12 @@ class Piecework:
                 _fulfil(single, single.run)
             if ends:
                 break
-        self._held.close()
-        self.targets.close()
+        try:
+            self._held.close()
+        except HoldfastError as error:
+            self.note(f"the lock could not be given up: {error}")
+        finally:
+            self.targets.close()
 
     def _waiting(self) -> Iterator[_Task | None]:
         """What else is asked by now; ends with None where the end was asked for."""
@@ -184,7 +186,7 @@ class Piecework:
         try:
             results = self._do([t.work for t in tasks if t.work], apply)
         except Exception as error:
-            if len(tasks) == 1 or self._cancelled.is_set():
+            if len(tasks) == 1 or self._cancelled.is_set() or isinstance(error, UnreachableError | LockHeld):
                 for task in tasks:
                     task.future.set_exception(error)
                 return
@@ -251,7 +253,7 @@ class Piecework:
                         known[record.address.name] = record.settings["password"]
                         fresh = True
         now = time.monotonic()
-        if self._seen is None or fresh or (not self._is_held and now - self._seen[0] > _FRESH_S):
+        if self._seen is None or fresh or now - self._seen[0] > _FRESH_S:
             world = observe(self.targets, self.setting.plane, self.setting.env, self._passwords)
             self._seen = now, world
         return self._seen[1]
@@ -271,7 +273,9 @@ class Piecework:
         places = {r.address[:2] for r in plane} | {r.address[:2] for r in world.live if _mine(works, r)}
         near = [r for r in world.live if r.address[:2] in places]
         named = renamed(canon, self._plane(near), registry.kinds()).plane
-        rest = [r for r in named if not _mine(works, r) and r.address not in plane]
+        gone = {r.address for r in near if _mine(works, r) and r.address not in canon}
+        # With a table goes the set of its partitions, though its policy is a part of its own.
+        rest = [r for r in named if not _mine(works, r) and r.address not in plane and r.parent not in gone]
         desired = self._plane([*rest, *canon])
         seen = self._near(world, near)
         seen = seen._replace(owned={*seen.owned, *claimed}, adopted={*seen.adopted, *claimed})
@@ -297,27 +301,28 @@ class Piecework:
 
     def _records(self, work: Work, world: World) -> tuple[Record, ...]:
         """The records that are wanted, completed by what only the servers or other parts know."""
-        if work.wanted is None:
+        found = work.wanted
+        if found is None or not found.type.is_ours(found.inputs):
             return ()
-        if work.wanted.type.name == "Contract":
-            content = self._content(work, world)
-            return tuple(contract.declared_records(content))
-        return tuple(_laid_out(r, world, work.wanted.type) for r in work.wanted.records if not _follows(r, world, work))
+        if found.type is parts.CONTRACT:
+            return tuple(contract.declared_records(self._content(work, world)))
+        return found.type.completed(found.records, world.live)
 
     def _content(self, work: Work, world: World) -> dict[str, Any]:
         assert work.wanted is not None
         setting = self.setting
         own = contract.share(self._completed(work.wanted.records, world.facts), registry.kinds())
-        return contract.content(setting.plane, setting.env, reachable(setting.targets), [*work.shares, own])
+        reach = work.wanted.inputs.get("targets") or reachable(setting.targets)
+        return contract.content(setting.plane, setting.env, reach, [*work.shares, own])
 
     def _done(self, work: Work, records: tuple[Record, ...], plan: Plan, world: World) -> Done:
         known = {str(r.address) for r in records} | {str(r.address) for r in world.live if _mine([work], r)}
         steps = tuple(s for s in plan.steps if s.object in known)
         if work.wanted is None:
             return Done(steps, None)
-        if work.wanted.type.name == "Contract":
+        if work.wanted.type is parts.CONTRACT:
             return Done(steps, None, self._content(work, world))
-        return Done(steps, self._share(work, world, records))
+        return Done(steps, self._share(work, world, records or work.wanted.records))
 
     def _share(self, work: Work, world: World | None, records: Sequence[Record] | None = None) -> contract.Share | None:
         if work.wanted is None:
@@ -336,12 +341,12 @@ class Piecework:
     # Looking ----------------------------------------------------------------------------------------------
 
     def _look(self, id: str, known: Portion | None, type: parts.PartType) -> Live | None:
-        if type.name == "Pool":
+        if type.is_declared:
             if known is None:
                 raise InputError("a pool is written into the contract, not imported", "Run up: it is written anew.")
             return Live(dict(known.inputs), self._known_share(known))
         world = self._world([Work(id, known)])
-        if type.name == "Contract":
+        if type is parts.CONTRACT:
             return self._look_at_contract(id, known, world)
         inputs = dict(known.inputs) if known is not None else type.from_id(id)
         owns, primary = type.owns(inputs), type.primary(inputs)
@@ -349,7 +354,7 @@ class Piecework:
             return None
         spoken = self._speak(world)
         # After a rename the id is the one that the object was made with.
-        found = from_live(type, type.id(inputs), spoken, self.setting.plane)
+        found = spoken.inputs.get((type.name, type.id(inputs)))
         if known is None:
             if found is None:
                 raise InputError(f"{id} belongs to no plane that could be written as a spec",
@@ -358,27 +363,34 @@ class Piecework:
             return Live(found, self._compared(fresh, found, world, spoken).share)
         return self._compared(Work(id, known), found, world, spoken)
 
-    def _compared(self, work: Work, found: Mapping[str, Any] | None, world: World, spoken: Spoken) -> Live:
+    def _compared(self, work: Work, found: Mapping[str, Any] | None, world: World, spoken: Told) -> Live:
         from provision.plan.assemble import compare
+        from provision.plan.scope import hands_off
         from provision.reconcile import canonical
 
         assert work.wanted is not None
         plane = self._plane(self._records(work, world))
         canon = self._canonical(plane, world)
-        near = [r for r in world.live if r.address[:2] in {a.address[:2] for a in plane}]
+        above = {r.parent for r in canon}
+        near = [r for r in world.live if r.address in above or _mine([work], r)]
         rest = [r for r in near if not _mine([work], r) and r.address not in plane]
         compared = compare(self._plane([*rest, *canon]), self._near(world, near), registry.kinds(), self._clock(),
                            canonical.spelled(plane, canon))  # fmt: skip
-        changes = [c for c in compared.difference.changes.values() if c.address in canon]
+        found_changes = compared.difference.changes
+        others = hands_off(found_changes, compared.wanted, compared.live)
+        for address in others:
+            self.note(f"{address} is not as declared; migrations own the DDL of its schema")
+        changes = [c for a, c in found_changes.items() if a in canon and a not in others]
         if not changes:
             return Live(dict(work.wanted.inputs), self._share_of(work, world, canon))
-        inputs = drifted(work.wanted, changes, found, spoken)
+        inputs = drifted(work.wanted, changes, found, spoken.places)
         # The contract is told of what the inputs say now: an up that finds no difference keeps the share.
         now = Work(work.id, portion(work.wanted.type, inputs, self.setting))
         return Live(inputs, self._share_of(now, world, self._canonical(self._plane(self._records(now, world)), world)))
 
     def _share_of(self, work: Work, world: World, canon: Plane) -> contract.Share:
-        share = self._share(work, world, tuple(canon))
+        assert work.wanted is not None
+        share = self._share(work, world, tuple(canon) or work.wanted.records)
         assert share is not None
         return share
 
@@ -390,7 +402,7 @@ class Piecework:
         shares = [contract.decode(part) for part in (known.inputs.get("parts") or {}).values()]
         content = self._content(Work(id, known, shares=shares), world)
         strange = sorted(key for key in {**content, **world.stored} if content.get(key) != world.stored.get(key))
-        drift = {DRIFT: [f"{id}: {key} is not as declared" for key in strange]} if strange else {}
+        drift = {parts.DRIFT: [f"{id}: {key} is not as declared" for key in strange]} if strange else {}
         return Live({**known.inputs, **drift}, contract.Share(0, {}), world.stored)
 
     def _known_share(self, known: Portion) -> contract.Share:
@@ -398,13 +410,13 @@ class Piecework:
         assert share is not None
         return share
 
-    def _speak(self, world: World) -> Spoken:
-        """The document of everything that lives, made once for each look."""
+    def _speak(self, world: World) -> Told:
+        """What lives as a person would write it, made once for each look."""
         from provision.reconcile import importing, writing
 
         if self._spoken is None or self._spoken[0] is not world:
             taken = importing.take(world, (), (), self._clock(), is_whole=True)
-            self._spoken = world, writing.speak(taken.shown, registry.kinds())
+            self._spoken = world, told(writing.speak(taken.shown, registry.kinds()), self.setting.plane)
         return self._spoken[1]
 
 
@@ -417,7 +429,7 @@ def _fulfil(task: _Task, run: Callable[[], Any]) -> None:
 
 def _is_declared(work: Work) -> bool:
     found = work.wanted or work.before
-    return found is not None and found.type.name == "Pool"
+    return found is not None and found.type.is_declared
 
 
 def _mine(works: Iterable[Work], record: Record) -> bool:
@@ -443,27 +455,3 @@ def _within(record: Record, side: Portion) -> bool:
     if primary is None:
         return parts.is_rolling(record) and str(record.address).startswith(f"{side.type.id(side.inputs)}/")
     return record.address.within(primary)
-
-
-def _follows(record: Record, world: World, work: Work) -> bool:
-    """Whether a partition set of a database's part stands already as laid out: its policy is another part's."""
-    live = world.live.get(record.address)
-    return (
-        work.wanted is not None
-        and work.wanted.type.name == "PostgresDatabase"
-        and parts.is_rolling(record)
-        and live is not None
-        and all(live.settings[k] == record.settings[k] for k in parts.LAYOUT)
-    )
-
-
-def _laid_out(record: Record, world: World, type: parts.PartType) -> Record:
-    """Give a policy the layout of its table. Raises OperationError where the table is not there."""
-    if type.name != "PartitionSet":
-        return record
-    live = world.live.get(record.address)
-    if live is None:
-        raise TableMissing(f"{record.parent} is not there, or not partitioned by range",
-                             "Let the PartitionSet depend on the database that holds its table.")  # fmt: skip
-    layout = {name: live.settings[name] for name in (*parts.LAYOUT, "key_type")}
-    return record._replace(settings={**record.settings, **layout})

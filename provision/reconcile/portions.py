@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from provision import registry
 from provision.plan.diff import differing
 from provision.pools import contract
-from provision.reconcile.parts import Inputs, PartType, split
+from provision.reconcile.parts import CONTRACT, DRIFT, TYPES, Inputs, PartType, split
+from provision.spec.ident import Address
 from provision.spec.inline import Inline
 from provision.spec.kind import Kind
 from provision.spec.reading import read
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from provision.reconcile.writing import Spoken
     from provision.spec.change import Change
 
-#: The input that a refresh adds for differences which no other input can show.
-DRIFT = "drift"
 #: What is taken for true of a server that nobody has described.
 _ASSUMED = {"pg": (18, 0, 0), "nats": (2, 12, 0)}
 #: What no server tells an import, and the contract needs all the same.
@@ -110,7 +109,7 @@ def offline(found: Portion, setting: Setting) -> tuple[Record, ...]:
     tools = canonical.tools()
     known = {r.address: r for r in found.records}
     # A policy holds no expressions of its own: the layout is its table's.
-    for target in pg if found.type.name != "PartitionSet" else ():
+    for target in pg if found.type.has_expressions else ():
         plane = canonical.part_of(Plane(found.records), target)
         if not any(tools.compiles(r) for r in plane):
             continue
@@ -185,8 +184,10 @@ def _note(found: dict[Pointer, InputChange], before: Portion, after: Portion, po
 
 
 def _hidden(found: dict[Pointer, InputChange], before: Portion, after: Portion) -> None:
-    """Note the inputs that no record holds: those of the contract, and drift that a refresh has found."""
-    if before.type.name == "Contract":
+    """Note the inputs of the contract that no record holds."""
+    if before.type is CONTRACT:
+        if before.inputs.get("targets") != after.inputs.get("targets"):
+            found["targets",] = InputChange(("targets",), "update")
         old, new = before.inputs.get("parts") or {}, after.inputs.get("parts") or {}
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
@@ -248,16 +249,26 @@ def _plane(records: Iterable[Record], setting: Setting) -> Plane:
 # Inputs as what lives shows them ----------------------------------------------------------------------------
 
 
-def from_live(type: PartType, id: str, spoken: Spoken, plane: str) -> dict[str, Any] | None:
-    """The inputs of an object as a person would write them for what lives; None where it is not."""
-    placed = type.from_id(id)
+class Told(NamedTuple):
+    """What lives as a person would write it: inputs by type and id, and where each object stands in a document."""
+
+    inputs: Mapping[tuple[str, str], dict[str, Any]]
+    places: Mapping[Address, Pointer]
+
+
+def told(spoken: Spoken, plane: str) -> Told:
+    """Take a document of what lives apart into parts."""
+    inputs = {}
     for part in split(spoken.root, plane):
-        if part.type == type.name and type.id(part.inputs) == id:
-            return {**placed, **part.inputs}
-    return None
+        type = TYPES[part.type]
+        id = type.id(part.inputs)
+        inputs[part.type, id] = {**type.from_id(id), **part.inputs}
+    return Told(inputs, spoken.places)
 
 
-def drifted(found: Portion, changes: Collection[Change], live: Inputs | None, spoken: Spoken) -> dict[str, Any]:
+def drifted(
+    found: Portion, changes: Collection[Change], live: Inputs | None, places: Mapping[Address, Pointer]
+) -> dict[str, Any]:
     """The inputs of a part changed to what lives, and left as they are wherever that means the same."""
     kinds = registry.kinds()
     inputs: dict[str, Any] = copy.deepcopy(dict(found.inputs))
@@ -269,7 +280,7 @@ def drifted(found: Portion, changes: Collection[Change], live: Inputs | None, sp
         if own is None:
             continue
         place = found.place(own)
-        there = found.type.place(live or {}, spoken.places.get(change.address, ()))
+        there = found.type.place(live or {}, places.get(change.address, ()))
         if change.before is None:
             gone.append(place) if _known(inputs, place) else unsaid.append(f"{change.address} is missing")
             continue
@@ -296,14 +307,16 @@ def _unlike(change: Change, field: str) -> str:
 
 
 def _set(inputs: dict[str, Any], live: Inputs, place: Pointer, there: Pointer, field: str) -> bool:
-    """Take one option of an object from what lives; false where the two forms cannot be brought together."""
+    """Take one option of an object from what lives; false where that changes nothing that can be seen."""
     was, now = _at(inputs, place), _at(live, there)
     if isinstance(was, dict) and isinstance(now, Mapping):
+        before = was.get(field)
         if field in now:
             was[field] = copy.deepcopy(now[field])
-            return True
-        return was.pop(field, None) is not None
-    if place and now is not None and was is not None:
+        else:
+            was.pop(field, None)
+        return bool(was.get(field) != before)
+    if place and now is not None and was is not None and was != now:
         _at(inputs, place[:-1])[place[-1]] = copy.deepcopy(now)
         return True
     return False

@@ -97,6 +97,11 @@ class Targets:
             self._postgres[name] = connection
         return self._postgres[name]
 
+    def interrupt(self) -> None:
+        """Ask every server to end the statement that runs there. Called from another thread than the one that waits."""
+        for connection in list(self._postgres.values()):
+            connection.cancel_safe(timeout=1.0)
+
     def verifiers(self, name: str, roles: Sequence[str]) -> dict[str, str]:
         """What the server keeps of the roles' passwords; empty where we may not see it."""
         from provision.postgres.observe import verifiers

@@ -84,7 +84,9 @@ class World:
     def facts(self) -> dict[tuple[str, str], Facts]:
         """Facts of every target, by (system, name)."""
         known = [s.facts for s in self.snapshots.values()] + [self._with_marks(o) for o in self.observations.values()]
-        return {(f.system, f.target): f for f in known} | {("plane", "main"): _PLANE_FACTS}
+        # What lives in the contract is placed at a target, too.
+        names = {"main", *self.snapshots, *self.observations}
+        return {(f.system, f.target): f for f in known} | {("plane", n): _PLANE_FACTS._replace(target=n) for n in names}
 
     @cached_property
     def live(self) -> Plane:

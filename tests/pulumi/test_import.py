@@ -1,25 +1,18 @@
-"""``pulumi import`` and ``import_``: objects that live already come into a stack, and the program that has them agrees."""
+"""``pulumi import`` and ``import_``: objects that live already come into a stack, and their program agrees."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.docs.pages import ROOT, files, lines
+from tests.docs.test_pages_run import shell
 from tests.pulumi.stack import Json, Small
-
-#: By type and name: the ids of the small plane's objects. Pools and the contract are written, not imported.
-IDS = {
-    ("Stream", "plane/EVENTS"): "nats:main/stream/EVENTS",
-    ("Consumer", "plane/EVENTS.worker"): "nats:main/stream/EVENTS/consumer/worker",
-    ("KeyValueBucket", "plane/STATE"): "nats:main/bucket/STATE",
-    ("ObjectStore", "plane/FILES"): "nats:main/object_store/FILES",
-    ("Role", "plane/small_app"): "pg:main/role/small_app",
-    ("PostgresDatabase", "plane/main"): "pg:main",
-    ("PartitionSet", "plane/app.log"): "pg:main/app/log/partitions/set",
-}
 
 TYPED = """\
 import sys
@@ -79,6 +72,7 @@ holdfast.PartitionSet(
 )
 """
 
+#: By type and name in the program: the ids.
 HAND_MADE = {
     ("Stream", "events"): "nats:main/stream/EVENTS",
     ("Consumer", "worker"): "nats:main/stream/EVENTS/consumer/worker",
@@ -145,44 +139,41 @@ def by_hand(small: Small) -> None:
     """)
 
 
-def import_file(small: Small) -> None:
-    """Let pulumi write what the program would create, fill in the ids, and import it."""
-    file = small.root / "imports.json"
-    small.preview("--import-file", str(file))
-    found = json.loads(file.read_text())
-    kept = []
-    for resource in found["resources"]:
-        key = resource["type"].rpartition(":")[2], resource.get("logicalName", resource["name"])
-        if "id" not in resource or key in IDS:
-            kept.append({**resource, "id": IDS[key]} if key in IDS else resource)
-    file.write_text(json.dumps({**found, "resources": kept}))
-    small.run("import", "--file", str(file), "--yes", "--skip-preview", "--generate-code=false", "--protect=false")
+def run_page(small: Small, *headings: str) -> str:
+    """Do what sections of the page say; what the commands printed."""
+    page = (ROOT / "docs" / "how-to" / "pulumi-import.md").read_text()
+    told = ""
+    for heading in headings:
+        section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        for path, text in files(section, "python"):
+            (small.root / path).write_text(text)
+        for line in lines(section):
+            done = shell(line.text, small.root, small.environment(PULUMI_SKIP_CONFIRMATIONS="true"))
+            assert done.returncode == line.code, f"$ {line.text}\n{done.stdout}{done.stderr}"
+            told += done.stdout
+    return told
 
 
 def stored(small: Small) -> Any:
     """The contract as the bucket holds it."""
-    import base64
-
     found = small.ask("STREAM.MSG.GET.KV_HOLDFAST", {"last_by_subj": "$KV.HOLDFAST.contract.small.dev"})
     return json.loads(base64.b64decode(found["message"]["data"]))
 
 
 @pytest.mark.req("B3.1", "B2.3")
-def test_a_plane_that_the_command_line_made_is_imported_from_a_file(small: Small) -> None:
+def test_a_plane_that_the_command_line_made_is_imported_as_the_page_says(small: Small) -> None:
     """The program of the plane then has nothing to change, and the contract says what it said."""
     small.holdfast("apply", "--yes")
     small.sql("DELETE FROM holdfast.objects")
     before = stored(small)
-
-    import_file(small)
-    assert small.changes() == {"plane/main": "create", "plane/small": "create"}  # the pool and the contract
-    small.up()
+    told = run_page(small, "A whole plane")
+    assert re.search(r"= 8 imported(?s:.*)\+ 2 created\n +10 unchanged", told), told
     assert small.up().is_unchanged
     assert small.refresh("--preview-only").is_unchanged
     assert stored(small) == before
     assert before["roles"]["small_app"]["password"] == {"env": "SMALL_PASSWORD"}
     plan = small.holdfast("plan", "--format", "json").json()
-    assert plan["steps"] == [] and plan["drift"] == []
+    assert (plan["steps"], plan["drift"]) == ([], [])
 
     # What was imported may be changed without a further consent, and is then known as adopted.
     small.edit("max_age: 1h", "max_age: 2h")
@@ -193,6 +184,11 @@ def test_a_plane_that_the_command_line_made_is_imported_from_a_file(small: Small
     owned = dict(small.sql("SELECT address, origin FROM holdfast.objects"))
     assert owned["nats:main/stream/EVENTS"] == "adopted"
     assert owned["pg:main/app/owner"] == "adopted"
+    small.ask("STREAM.CREATE.LATER", {"name": "LATER", "subjects": ["later.>"], "max_age": 3_600_000_000_000})
+    small.edit("streams:\n", "streams:\n  LATER: {subjects: [later.>], max_age: 2h}\n")
+    told = run_page(small, "One object of a plane")
+    assert re.search(r"= 1 imported(?s:.*)~ max_age: \"1h\" => \"2h\"(?s:.*)~ 2 updated", told), told
+    assert small.up().is_unchanged
     small.holdfast("apply", "--yes")
     assert small.plan_is_empty()
 

@@ -1,11 +1,13 @@
-"""kill -9 of an ``up`` at drawn points after its first write, in each kind of resource: the next one finishes it."""
+"""``up`` dies by kill -9 at drawn points after its first write, or loses a server: the next one finishes it."""
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,8 +31,11 @@ POINTS: dict[str, tuple[str, tuple[tuple[str, int], ...]]] = {
     "ObjectStore": ("nats", ((r"STREAM\.CREATE\.OBJ_FILES ", 1),)),
     "Consumer": ("nats", ((r"CONSUMER\.CREATE\.EVENTS\.worker ", 1),)),
     "Role": ("pg", (("CREATE ROLE small_app", 1), (r"holdfast\.objects.*role/small_app", 1))),
-    "PostgresDatabase": ("pg", (("CREATE TABLE app.item", 1), (r"holdfast\.objects.*app/item", 1))),
-    "PartitionSet": ("pg", ((r"ATTACH PARTITION app\.log_", 4), (r"holdfast\.objects.*\{pg:main/app/log/partitions", 1))),
+    "PostgresDatabase": ("pg", ((r"lock_timeout.*CREATE TABLE app\.item", 1), (r"holdfast\.objects.*app/item", 1))),
+    "PartitionSet": (
+        "pg",
+        ((r"ATTACH PARTITION app\.log_", 4), (r"holdfast\.objects.*\{pg:main/app/log/partitions", 1)),
+    ),
     "Contract": ("nats", ((r"STREAM\.CREATE\.KV_HOLDFAST ", 1), (r"\$KV\.HOLDFAST\.contract", 1))),
     "Pool": ("engine", (("Pool plane/main created", 1),)),
 }
@@ -190,3 +195,57 @@ def test_an_up_of_changes_that_was_killed_is_finished_by_the_next(wired: Wired) 
     wired.up()
     is_whole(wired)
     assert wired.sql("SELECT count(*), sum(price) FROM app.item") == [(50, 1275)]
+
+
+# A server goes -----------------------------------------------------------------------------------------------
+
+REMEDY = {
+    "pg": r"127\.0\.0\.1:\d+/test_\w+ cannot be reached: .* Is the server running, and are host and port right\?",
+    "nats": r"no NATS server answers at nats://127\.0\.0\.1:\d+: .*Connect call failed.* Start it, or mend urls\.",
+}
+
+
+def why(told: str) -> set[str]:
+    """The different lines that say why something failed."""
+    found = re.findall(r"^ +error: (.*)$", told.partition("\nDiagnostics:")[2], re.MULTILINE)
+    return {line for line in found if line != "update failed"}
+
+
+@pytest.mark.req("B3.1")
+@pytest.mark.parametrize("system", ["pg", "nats"])
+def test_a_server_that_is_down_gives_one_line(wired: Wired, system: str) -> None:
+    """A preview needs no server; an up says which one, and what to do."""
+    wired.wires[system].close()
+    told = wired.preview()
+    assert told.counts == {"create": 12}
+    assert len(re.findall("steps and live counts are missing", told.out)) == 2, told.out  # as it comes, and at the end
+    told = wired.up(check=False)
+    assert told.code != 0
+    (line,) = why(told.out)
+    assert re.fullmatch(REMEDY[system], line), line
+    wired.wires[system] = wired.wires[system].again()
+    wired.up()
+    is_whole(wired)
+
+
+@pytest.mark.req("B3.1", "B2.4")
+@pytest.mark.parametrize("kind", ["Consumer", "PartitionSet"])
+def test_an_up_that_lost_a_server_is_finished_by_the_next(wired: Wired, kind: str) -> None:
+    point = drawn(kind, "server")
+    wire = wired.wires[point.system]
+    closing = threading.Thread(target=wire.close)
+
+    def go() -> bool:
+        closing.start()
+        time.sleep(0.2)
+        return False
+
+    wire.trap = Trap(point.pattern, go, nth=point.nth, phase=point.phase)
+    told = wired.up(check=False)
+    assert told.code != 0, told.out
+    assert wire.trap.is_sprung.is_set()
+    closing.join()
+    print(why(told.out))
+    wired.wires[point.system] = wire.again()
+    wired.up()
+    is_whole(wired)

@@ -85,7 +85,8 @@ def test_a_plane_gets_another_name_in_the_program(small: Small) -> None:
     told = small.up("--diff")
     assert told.is_unchanged, told.out
     urns = {r["urn"].rpartition("::")[2] for r in small.resources().values()}
-    assert "agents/EVENTS" in urns and not [u for u in urns if u.startswith("plane/")]
+    assert "agents/EVENTS" in urns
+    assert not [u for u in urns if u.startswith("plane/")]
     small.program(PROGRAM.replace(named, '"agents",\n    "specs",\n    "dev",\n'))
     assert small.up().is_unchanged
 

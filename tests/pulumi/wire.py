@@ -43,11 +43,11 @@ class Trap:
 
 
 class Wire:
-    """Passes connections on to one server; ``requests`` is what went over it."""
+    """Passes connections on to one server; ``requests`` is what went over it. It listens on any port, or on one."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, listen: int = 0) -> None:
         self._server = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", listen))
         self.port: int = self._listener.getsockname()[1]
         self.trap: Trap | None = None
         self.requests: list[bytes] = []
@@ -64,6 +64,10 @@ class Wire:
             thread.join(_PATIENCE_S)
         for end in (self._listener, *self._open):
             end.close()
+
+    def again(self) -> Wire:
+        """A wire in the place of this one, which is closed."""
+        return Wire(*self._server, listen=self.port)
 
     def _run(self, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name="wire", daemon=True)

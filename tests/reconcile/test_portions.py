@@ -13,8 +13,8 @@ from provision import registry
 from provision.plan import consents
 from provision.plan.assemble import Seen, compare
 from provision.reconcile import writing
-from provision.reconcile.parts import TYPES
-from provision.reconcile.portions import DRIFT, Portion, Setting, changed, drifted, from_live, offline, portion
+from provision.reconcile.parts import DRIFT, TYPES
+from provision.reconcile.portions import Portion, Setting, changed, drifted, offline, portion, told
 from provision.reconcile.portions import transition as planned
 from provision.spec.record import Plane, Record
 
@@ -330,7 +330,8 @@ def refreshed(type: str, declared: Json, live: Json, setting: Setting) -> Json:
     seen = Seen(found, {str(r.address) for r in found}, facts)
     changes = [c for c in compare(wanted, seen, kinds, CLOCK).difference.changes.values() if c.address in wanted]
     spoken = writing.speak(found, kinds)
-    return drifted(own, changes, from_live(own.type, own.type.id(declared), spoken, "p"), spoken)
+    seen_as = told(spoken, "p")
+    return drifted(own, changes, seen_as.inputs.get((own.type.name, own.type.id(declared))), seen_as.places)
 
 
 def plane_of(records: Iterable[Record]) -> Plane:

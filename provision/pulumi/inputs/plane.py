@@ -3,7 +3,7 @@
 # Made by `make generate` from the package schema.
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 from pulumi import Input
 
@@ -191,6 +191,8 @@ class ContractArgs(TypedDict, total=False):
 
     parts: Required[Input[Mapping[str, Input[Part]]]]
     """The `part` of every other resource of the plane, under any names."""
+    targets: Input[Mapping[str, Input[Any]]] | None
+    """How clients reach the targets, as the runtime is told; without it, the provider's targets."""
     publishers: Input[Mapping[str, Input[Publisher]]] | None
     """By name: Who publishes which subjects; checks compare it with streams."""
     runtime: Input[Runtime] | None

@@ -413,6 +413,10 @@ class PartitionSetArgs(TypedDict, total=False):
     """The partitioned table."""
     target: Input[str] | None
     """The target it lives on, main where nothing is said."""
+    by: Input[PartitionStrategy] | None
+    """How rows are assigned to partitions."""
+    key: Input[str | Sequence[Input[str]]] | None
+    """The columns or SQL expressions that decide."""
     every: Required[Input[str]]
     """range: what one partition holds, counted in UTC, or in whole numbers. An interval such as `1 day`."""
     premake: Input[int] | None
