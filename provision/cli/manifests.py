@@ -11,9 +11,9 @@ from provision.cli.output import FORMAT, options, show_json
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", help=FORMAT)
 def command(form: str) -> None:
     from provision.kubernetes import render
-    from provision.reconcile.manifesting import manifests
+    from provision.reconcile.manifesting import Clusters
 
-    found = manifests(options().specs, options().environment, cache=options().cache)
+    found = Clusters(options().specs, options().environment, cache=options().cache).manifests()
     if form == "json":
         show_json(render.to_list(found))
     else:

@@ -71,6 +71,11 @@ def completed(desired: Plane, kinds: Kinds, facts: Mapping[tuple[str, str], Fact
     return Plane(found, name=desired.name, env=desired.env)
 
 
+def place(plane: str, env: str) -> dict[str, str]:
+    """Where a client finds the contract of a plane that has NATS."""
+    return {"bucket": BUCKET, "key": key(plane, env)}
+
+
 class Share(NamedTuple):
     """What some objects contribute to the contract: a summand of its digest, and entries by address."""
 

@@ -11,7 +11,7 @@ import pulumi
 
 from provision.pulumi import resources
 from provision.reconcile.folders import cache_folder
-from provision.reconcile.parts import TYPES, Part, among_kin, is_rolling, owner, split
+from provision.reconcile.parts import CONTRACT, TYPES, Part, among_kin, is_rolling, owner, split
 from provision.reconcile.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Plane(pulumi.ComponentResource):
         for id in _in_order(parts, needs):
             part = parts[id]
             inputs = dict(part.inputs)
-            if part.type == "Contract":
+            if TYPES[part.type] is CONTRACT:
                 inputs["parts"] = {other: resource.part for other, resource in found.items()}
                 inputs["targets"] = self.connections
             options = pulumi.ResourceOptions(
@@ -117,13 +117,12 @@ class Plane(pulumi.ComponentResource):
         return not consents.missing(plan, self._allow)
 
     def _publish(self, workspace: Workspace) -> None:
-        from provision.pools.contract import BUCKET, key
+        from provision.pools.contract import place
 
-        contract: Any = self.resources[TYPES["Contract"].id({})]
-        place = {"bucket": BUCKET, "key": key(workspace.name, workspace.env)}
+        written = self.resources[CONTRACT.id({})]
         self.plane = pulumi.Output.from_input(workspace.name)
         self.env = pulumi.Output.from_input(workspace.env)
-        self.contract = contract.content.apply(lambda written: place)
+        self.contract = written.content.apply(lambda content: place(workspace.name, workspace.env))
         plans = {id: resource.plan for id, resource in self.resources.items()}
         self.plan = pulumi.Output.all(**plans).apply(lambda found: {id: plan for id, plan in found.items() if plan})
         names = ("plane", "env", "contract", "connections", "plan")
@@ -149,7 +148,7 @@ def _needs(plane: Records, parts: Mapping[str, Part]) -> dict[str, list[str]]:
             other = plane.get(address)
             if other is not None and (above := owner(other)) != own and above in parts and own in parts:
                 found[own][above] = None
-    contract = TYPES["Contract"].id({})
+    contract = CONTRACT.id({})
     found[contract] = dict.fromkeys(id for id in parts if id != contract)
     return {id: list(others) for id, others in found.items()}
 

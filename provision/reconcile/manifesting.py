@@ -15,75 +15,56 @@ if TYPE_CHECKING:
     from provision.spec.document import Document
 
 
-def manifests(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
-    """Give the manifests of an environment, in the order of ``kubernetes.render``; none is an error.
+class Clusters:
+    """The clusters under a plane in one environment, read once."""
 
-    Raises InputError when the specs hold an error, and when no target is of kind kubernetes.
-    """
-    from provision.kubernetes import render
+    def __init__(self, specs: Path, env: str, *, cache: Path) -> None:
+        """Read the specs. Raises InputError when they hold an error, and when no target is of kind kubernetes."""
+        self.workspace = Workspace(specs, env, cache)
+        self.workspace.refuse_errors()
+        self._every = list(self.workspace.document.targets.values())
+        self.targets = [t for t in self._every if t.kind == "kubernetes"]
+        if not self.targets:
+            raise InputError(
+                f"environment {env} has no target of kind kubernetes",
+                "Write kind: kubernetes for the targets whose servers run there.",
+            )
+        self._folder = specs.resolve().name
+        self._files = files(specs, env, self.workspace.document)
 
-    workspace = _faultless(specs, env, cache)
-    targets = workspace.document.targets.values()
-    return render.manifests(
-        workspace.plane, targets, files(specs, env, workspace.document), folder=specs.resolve().name
-    )
+    def manifests(self) -> tuple[Manifest, ...]:
+        """Give every manifest, in the order of ``kubernetes.render``."""
+        from provision.kubernetes import render
 
+        return render.manifests(self.workspace.plane, self.targets, self._files, folder=self._folder)
 
-def claims(specs: Path, env: str, *, cache: Path) -> tuple[Manifest, ...]:
-    """Give the volume claims of NATS with what must be true of them: StatefulSets never touch a claim again."""
-    from provision.kubernetes import nats
+    def claims(self) -> tuple[Manifest, ...]:
+        """Give the volume claims of NATS with what must be true of them: StatefulSets never touch a claim again."""
+        from provision.kubernetes import nats
 
-    workspace = _faultless(specs, env, cache)
-    targets = (t for t in workspace.document.targets.values() if (t.system, t.kind) == ("nats", "kubernetes"))
-    return tuple(claim for target in targets for claim in nats.claims(workspace.plane, target))
+        servers = (t for t in self.targets if t.system == "nats")
+        return tuple(claim for target in servers for claim in nats.claims(self.workspace.plane, target))
 
+    def endpoints(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Give where clients inside Kubernetes find the servers, as settings that lie over the declared targets."""
+        from provision.kubernetes import nats, postgres
 
-def endpoints(specs: Path, env: str, *, cache: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Give where clients inside Kubernetes find the servers, as settings that lie over the environment's targets."""
-    from provision.kubernetes import nats, postgres
+        found: dict[str, dict[str, dict[str, Any]]] = {"nats": {}, "postgres": {}}
+        for target in self.targets:
+            if target.system == "nats":
+                found["nats"][target.name] = {"urls": [nats.url(target)]}
+            else:
+                found["postgres"][target.name] = {"endpoints": postgres.endpoints(target)}
+        return found
 
-    found: dict[str, dict[str, dict[str, Any]]] = {"nats": {}, "postgres": {}}
-    for target in _faultless(specs, env, cache).document.targets.values():
-        if target.kind != "kubernetes":
-            continue
-        if target.system == "nats":
-            found["nats"][target.name] = {"urls": [nats.url(target)]}
-        else:
-            found["postgres"][target.name] = {"endpoints": postgres.endpoints(target)}
-    return found
+    def apply_job(self, *, image: str, secret: str | None, allow: Sequence[str]) -> tuple[Manifest, Manifest]:
+        """Give the ConfigMap of the specs and the Job that applies them, beside the plane's first database."""
+        from provision.kubernetes import jobs
 
-
-def apply_job(
-    specs: Path, env: str, *, image: str, secret: str | None, allow: Sequence[str], cache: Path
-) -> tuple[Manifest, Manifest]:
-    """Give the ConfigMap of the specs and the Job that applies them, beside the plane's first database or servers."""
-    from provision.kubernetes import jobs
-
-    workspace = _faultless(specs, env, cache)
-    targets = [t for t in workspace.document.targets.values() if t.kind == "kubernetes"]
-    target = min(targets, key=lambda t: (t.system != "pg", t.name != "main", t.name))
-    folder, texts = specs.resolve().name, files(specs, env, workspace.document)
-    found = jobs.specs(workspace.plane, target, texts, folder)
-    every = workspace.document.targets.values()
-    job = jobs.apply_job(workspace.plane, target, every, found, image=image, secret=secret, allow=allow)
-    return found.config_map, job
-
-
-def _faultless(specs: Path, env: str, cache: Path) -> Workspace:
-    """The specs of an environment with targets on Kubernetes. Raises InputError for mistakes, or without any."""
-    workspace = Workspace(specs, env, cache)
-    if errors := workspace.errors:
-        first, more = errors[0], len(errors) - 1
-        others = f" ({more} more)" if more else ""
-        everything = f"See everything: holdfast check --specs {specs} --env {env}"
-        raise InputError(f"{first.mark}: {first.message}{others}", f"{first.help} {everything}".strip())
-    targets = workspace.document.targets.values()
-    if not any(target.kind == "kubernetes" for target in targets):
-        raise InputError(
-            f"environment {env} has no target of kind kubernetes",
-            "Write kind: kubernetes for the targets whose servers run there.",
-        )
-    return workspace
+        target = min(self.targets, key=lambda t: (t.system != "pg", t.name != "main", t.name))
+        found = jobs.specs(self.workspace.plane, target, self._files, self._folder)
+        job = jobs.apply_job(self.workspace.plane, target, self._every, found, image=image, secret=secret, allow=allow)
+        return found.config_map, job
 
 
 def files(specs: Path, env: str, document: Document) -> dict[str, str]:

@@ -30,12 +30,7 @@ def open_plane(specs: Path, env: str, *, cache: Path, note: Note = lambda text: 
     Raises InputError when the specs hold an error: run check to see where.
     """
     workspace = Workspace(specs, env, cache)
-    errors = workspace.errors
-    if errors:
-        first, more = errors[0], len(errors) - 1
-        others = f" ({more} more)" if more else ""
-        everything = f"See everything: holdfast check --specs {specs} --env {env}"
-        raise InputError(f"{first.mark}: {first.message}{others}", f"{first.help} {everything}".strip())
+    workspace.refuse_errors()
     targets = Targets(workspace.targets, specs.resolve().parent, env, note)
     try:
         yield OpenPlane(workspace, targets, cache, note)

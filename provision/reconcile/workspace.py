@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provision.postgres.catalog import Query
+from provision.spec.errors import InputError
 from provision.spec.files import read_body, read_inputs
 from provision.spec.stamps import code_stamps
 
@@ -104,6 +105,14 @@ class Workspace:
         if self._recalled is not None:
             return []
         return [d for d in self.diagnostics if d.severity == "error"]
+
+    def refuse_errors(self) -> None:
+        """Raise InputError where the specs hold an error: run check to see every one."""
+        if errors := self.errors:
+            first, more = errors[0], len(errors) - 1
+            others = f" ({more} more)" if more else ""
+            everything = f"See everything: holdfast check --specs {self.specs} --env {self.env}"
+            raise InputError(f"{first.mark}: {first.message}{others}", f"{first.help} {everything}".strip())
 
     @property
     def document(self) -> Document:

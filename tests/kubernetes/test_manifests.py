@@ -15,7 +15,7 @@ from provision.cli import exits
 from provision.cli.main import program, run
 from provision.kubernetes import nats, render
 from provision.kubernetes.objects import Manifest
-from provision.reconcile.manifesting import files, manifests
+from provision.reconcile.manifesting import Clusters, files
 from provision.reconcile.workspace import Workspace
 from tests.engine import kube
 from tests.kubernetes.nats_plane import plane, target
@@ -32,7 +32,7 @@ VARIANTS: dict[str, Any] = {
 @pytest.fixture
 def rendered(specs: Path, tmp_path: Path) -> tuple[Manifest, ...]:
     """What production on Kubernetes consists of."""
-    return manifests(specs, "clusters", cache=tmp_path / "cache")
+    return Clusters(specs, "clusters", cache=tmp_path / "cache").manifests()
 
 
 @pytest.mark.req("A1.12", "B3.2", "H2.1")

@@ -84,7 +84,7 @@ def register(layer: str, env: str = "production-kubernetes", **config: str) -> N
 @pytest.mark.req("B3.2", "A1.12")
 def test_every_manifest_is_one_resource_of_its_own_kind(kubernetes: Kubernetes, tmp_path: Path) -> None:
     register("clusters")
-    wanted = manifesting.manifests(SPECS, "production-kubernetes", cache=tmp_path)
+    wanted = manifesting.Clusters(SPECS, "production-kubernetes", cache=tmp_path).manifests()
     made = [r for r in kubernetes.found if not r.token.endswith("Patch")]
     assert [r.inputs for r in made] == list(wanted)
     tokens = {r.token for r in made}
@@ -109,7 +109,7 @@ def test_data_outlives_its_resource_and_templates_of_claims_are_left_alone(kuber
 
 
 def test_the_endpoints_that_the_plane_takes_are_those_of_the_services() -> None:
-    found = manifesting.endpoints(SPECS, "production-kubernetes", cache=Path("build/cache"))
+    found = manifesting.Clusters(SPECS, "production-kubernetes", cache=Path("build/cache")).endpoints()
     assert found["nats"]["main"]["urls"] == ["tls://nats-cluster.agents.svc:4222"]
     assert found["postgres"]["main"]["endpoints"]["primary"] == "postgres-rw.agents.svc.cluster.local"
 

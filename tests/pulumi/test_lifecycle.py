@@ -11,7 +11,11 @@ import pytest
 
 from tests.pulumi.stack import PROGRAM, Json, Small
 
-ROWS = "INSERT INTO app.owner (name) VALUES ('ann'), ('bob'); INSERT INTO app.item (id, owner_id) VALUES (1, 1)"
+ROWS = """
+    INSERT INTO app.owner (name) VALUES ('ann'), ('bob');
+    INSERT INTO app.item (id, owner_id) VALUES (1, 1);
+    INSERT INTO app.log (id, at) VALUES (1, now())
+"""
 
 
 @pytest.fixture
@@ -54,6 +58,7 @@ def test_tables_columns_and_roles_are_renamed_with_all_they_hold(small: Small) -
     small.edit("          name: {type", "          title: {type")
     small.edit("length(name) > 0", "length(title) > 0")
     small.edit("references: app.owner", "references: app.holder")
+    small.edit("      log:\n", "      diary:\n        renamed_from: log\n")
     small.edit("  small_app: {login", "  small_user: {renamed_from: small_app, login")
     small.edit("role: small_app", "role: small_user")
     small.edit("small_app: [select, insert]", "small_user: [select, insert]")
@@ -62,12 +67,14 @@ def test_tables_columns_and_roles_are_renamed_with_all_they_hold(small: Small) -
     small.up()
     assert small.sql("SELECT id, title FROM app.holder") == [(1, "ann"), (2, "bob")]
     assert small.sql("SELECT id, owner_id FROM app.item") == [(1, 1)]
+    assert small.sql("SELECT id FROM app.diary") == [(1,)]
     assert small.sql("SELECT oid FROM pg_roles WHERE rolname = 'small_user'") == before
     assert small.up().is_unchanged
     assert small.refresh("--preview-only").is_unchanged
     assert small.plan_is_empty()
     # Once everybody has it, the note may go.
     small.edit("        renamed_from: owner\n", "")
+    small.edit("        renamed_from: log\n", "")
     small.edit(", renamed_from: name", "")
     small.edit("renamed_from: small_app, ", "")
     assert small.up().counts.keys() <= {"unchanged", "updated"}

@@ -29,7 +29,7 @@ RESOURCES = {
 }  # fmt: skip
 #: Kinds that two objects of the package are made of, and what stands in both.
 IN_TWO: dict[str, tuple[tuple[str, str], set[str]]] = {
-    "partitions": (("Partitions", "PartitionSet"), {"default"}),
+    "partitions": (("Partitions", "PartitionSet"), {"default", "by", "key"}),
     "grant": (("Grant", "ObjectGrant"), {"privileges", "grantable"}),
 }
 
