@@ -213,7 +213,9 @@ class Piecework:
         plan, wanted = self._plan(works, world, claimed)
         if apply:
             self._run(plan, claimed)
-        return [self._done(w, wanted[w.id], plan, world) for w in works]
+        objects = [_objects(w, wanted[w.id], world) for w in works]
+        shared = zip(works, _shared_out(plan.steps, objects), strict=True)
+        return [self._done(w, wanted[w.id], steps, world) for w, steps in shared]
 
     def _hold(self) -> None:
         """Take the plane's lock for good; nothing seen before counts."""
@@ -315,9 +317,7 @@ class Piecework:
         reach = work.wanted.inputs.get("targets") or reachable(setting.targets)
         return contract.content(setting.plane, setting.env, reach, [*work.shares, own])
 
-    def _done(self, work: Work, records: tuple[Record, ...], plan: Plan, world: World) -> Done:
-        known = {str(r.address) for r in records} | {str(r.address) for r in world.live if _mine([work], r)}
-        steps = tuple(s for s in plan.steps if s.object in known)
+    def _done(self, work: Work, records: tuple[Record, ...], steps: tuple[Step, ...], world: World) -> Done:
         if work.wanted is None:
             return Done(steps, None)
         if work.wanted.type is parts.CONTRACT:
@@ -380,7 +380,12 @@ class Piecework:
         others = hands_off(found_changes, compared.wanted, compared.live)
         for address in others:
             self.note(f"{address} is not as declared; migrations own the DDL of its schema")
-        changes = [c for a, c in found_changes.items() if a in canon and a not in others]
+        owns = work.wanted.type.owns(work.wanted.inputs)
+        ours = {a: c for a, c in found_changes.items() if a in canon or owns(c.record)}
+        # What goes with something that goes is not told.
+        changes = [
+            c for a, c in ours.items() if a not in others and c.record.parent not in (ours.keys() - canon.records)
+        ]
         if not changes:
             return Live(dict(work.wanted.inputs), self._share_of(work, world, canon))
         inputs = drifted(work.wanted, changes, found, spoken.places)
@@ -418,6 +423,22 @@ class Piecework:
             taken = importing.take(world, (), (), self._clock(), is_whole=True)
             self._spoken = world, told(writing.speak(taken.shown, registry.kinds()), self.setting.plane)
         return self._spoken[1]
+
+
+def _objects(work: Work, records: Iterable[Record], world: World) -> set[str]:
+    """What a work speaks for: what it wants, and what lives of its part."""
+    return {str(r.address) for r in records} | {str(r.address) for r in world.live if _mine([work], r)}
+
+
+def _shared_out(steps: Iterable[Step], objects: Sequence[Collection[str]]) -> list[tuple[Step, ...]]:
+    """Give each work its steps, and with them what they drag along of parts that nobody works on."""
+    own = [next((i for i, known in enumerate(objects) if s.object in known), None) for s in steps]
+    current = next((i for i in own if i is not None), 0)
+    found: list[list[Step]] = [[] for _ in objects]
+    for step, i in zip(steps, own, strict=True):
+        current = current if i is None else i
+        found[current].append(step)
+    return [tuple(mine) for mine in found]
 
 
 def _fulfil(task: _Task, run: Callable[[], Any]) -> None:

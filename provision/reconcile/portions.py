@@ -278,6 +278,8 @@ def drifted(
     for change in changes:
         own = origins.get(change.address)
         if own is None:
+            if change.after is None:
+                unsaid.append(f"{change.address} is not declared")
             continue
         place = found.place(own)
         there = found.type.place(live or {}, places.get(change.address, ()))

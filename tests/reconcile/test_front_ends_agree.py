@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -380,8 +380,15 @@ def both(tmp_path: Path, pg_database: Json, nats_url: str, monkeypatch: pytest.M
     return Both(tmp_path, pg_database, nats_url)
 
 
-def essence(steps: Any) -> set[tuple[str, str]]:
-    return {(s.object, json.dumps(s.request._asdict(), sort_keys=True)) for s in steps}
+def essence(steps: Iterable[Step], without: Callable[[str], bool] = lambda address: False) -> set[tuple[str, str]]:
+    """Objects with their requests. What goes down with a replaced stream comes back as it was, then as it should be: of
+    these consumers only that something is done."""
+    known = [s for s in steps if not without(s.object)]
+    replaced = {f"{s.object}/consumer/" for s in known if s.action == "delete" and "/stream/" in s.object}
+    return {
+        (s.object, "" if s.object.startswith(tuple(replaced)) else json.dumps(s.request._asdict(), sort_keys=True))
+        for s in known
+    }
 
 
 def settled(both: Both, document: Json) -> None:
@@ -399,9 +406,8 @@ def foresee(both: Both) -> Plan:
     """Plan with both: the same steps, the same consents."""
     plan, engine = both.plan(), both.engine
     consents = required(plan)
-    stays = [s for s in plan.steps if not engine.loses(s.object)]
     foreseen = engine.preview(consents)
-    assert essence(foreseen.steps) == essence(stays)
+    assert essence(foreseen.steps, engine.loses) == essence(plan.steps, engine.loses)
     assert foreseen.refused == set()
     return plan
 
