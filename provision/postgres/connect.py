@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,14 @@ def connect(settings: Settings) -> Connection:
         connection.close()
         raise ServerTooOld(f"{settings.place} runs PostgreSQL {version}", "Holdfast needs PostgreSQL 15 or newer.")
     return connection
+
+
+def interrupt(connection: Connection) -> None:
+    """Ask the server to end the statement of a session that another thread waits for."""
+    import psycopg
+
+    with suppress(psycopg.Error):  # a session that is gone runs nothing
+        connection.cancel_safe(timeout=1.0)
 
 
 def _pooled(settings: Settings) -> PostgresError:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provision.plan.protocols import LockHeld
+from provision.postgres import locks
 from provision.postgres.catalog import Query, parse_copy
 from provision.postgres.errors import PermissionDenied, refusal_of, translate
 from provision.postgres.sql import quote_literal
@@ -40,8 +39,6 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
             updated_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (plane, env))""",
     ),
 )
-#: The server needs a moment to notice that a killed client, and its lock with it, is gone.
-_PATIENCE_S = 1.0
 #: One row of words, since rows cost more than bytes: addresses hold no white space.
 _OBJECTS = """
     SELECT string_agg(address || ' ' || origin || ' ' || state, ' ')
@@ -56,12 +53,6 @@ _RECORD = """
     INSERT INTO holdfast.objects AS o (plane, env, address, kind, origin, state)
     SELECT %s, %s, a, k, %s, 'done' FROM unnest(%s::text[], %s::text[]) AS t(a, k)
         ON CONFLICT (plane, env, address) DO UPDATE SET state = 'done', updated_at = now()"""
-_HOLDER = """
-    SELECT a.pid, a.application_name, a.usename, a.backend_start
-      FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND l.classid::bigint = %s AND l.objid::bigint = %s"""
 
 
 class Held(NamedTuple):
@@ -228,30 +219,10 @@ class PostgresLedger:
         with _typed(self.connection):
             self.connection.execute(request.text.encode())
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> AbstractContextManager[None]:
         """Hold the plane's lock: a session advisory lock, gone with the session. Raises HeldBy."""
         key = lock_key(self.plane, self.env)
-        deadline = time.monotonic() + _PATIENCE_S
-        while not self._execute("SELECT pg_try_advisory_lock(%s)", [key])[0][0]:
-            if time.monotonic() > deadline:
-                raise self._held_by(key)
-            time.sleep(0.05)
-        try:
-            yield
-        finally:
-            if self._is_idle():  # a session that broke has lost its lock already
-                self.connection.execute("SELECT pg_advisory_unlock(%s)", [key])
-
-    def _is_idle(self) -> bool:
-        from psycopg.pq import TransactionStatus
-
-        return self.connection.pgconn.transaction_status == TransactionStatus.IDLE
-
-    def _held_by(self, key: int) -> HeldBy:
-        unsigned = key & 0xFFFF_FFFF_FFFF_FFFF
-        rows = self._execute(_HOLDER, [unsigned >> 32, unsigned & 0xFFFF_FFFF])
-        return HeldBy(f"{self.plane}.{self.env}", *rows[0]) if rows else HeldBy(f"{self.plane}.{self.env}")
+        return locks.hold(self.connection, key, lambda holder: HeldBy(f"{self.plane}.{self.env}", holder))
 
     def _execute(self, statement: str, values: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         with _typed(self.connection):
@@ -260,25 +231,19 @@ class PostgresLedger:
 
 
 class HeldBy(LockHeld):
-    """Another apply works on this plane; ``pid`` is its backend."""
+    """Another apply works on this plane; ``holder`` is its session, where the server shows it."""
 
-    def __init__(
-        self, plane: str, pid: int | None = None, application: str = "", user: str = "", since: Any = None
-    ) -> None:
-        who = f"{application or 'a session'} ({user}, pid {pid}), connected since {since:%F %T} UTC" if pid else ""
+    def __init__(self, plane: str, holder: locks.Holder | None = None) -> None:
         super().__init__(
-            f"another apply holds the lock of {plane}{': ' if who else ''}{who}. Wait for it, or end it with:"
-            f" SELECT pg_terminate_backend({pid or 'PID'})"
+            f"another apply holds the lock of {plane}{f': {holder}' if holder else ''}. Wait for it, or end it with:"
+            f" SELECT pg_terminate_backend({holder.pid if holder else 'PID'})"
         )
-        self.pid = pid
-        self.application = application
-        self.since = since
+        self.holder = holder
 
 
 def lock_key(plane: str, env: str) -> int:
     """The 64-bit key of the advisory lock."""
-    digest = hashlib.sha256(f"holdfast apply\0{plane}\0{env}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+    return locks.key_of("holdfast apply", plane, env)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from provision import registry
 from provision.pulumi import schema
 from provision.pulumi.schema import RESOURCES, Resource
-from provision.reconcile.parts import TYPES
+from provision.reconcile.parts import CONTRACT, TYPES
 from provision.reference import PLACES
 from provision.spec.fields import Json
 
@@ -56,7 +56,7 @@ def text() -> str:
 
 def _options(resource: Resource, spec: Json) -> str:
     """Where the options of a resource are described, and the names that place it."""
-    if resource.name == "Contract":
+    if resource.name == CONTRACT.name:
         return "[below](#contract)"
     placing = ", ".join(f"`{name}`" for name in TYPES[resource.name].identity)
     kind = next((kind for kind, place in PLACES.items() if place.paths[:1] == (resource.path,)), None)

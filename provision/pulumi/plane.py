@@ -11,7 +11,8 @@ import pulumi
 
 from provision.pulumi import resources
 from provision.reconcile.folders import cache_folder
-from provision.reconcile.parts import CONTRACT, TYPES, Part, among_kin, is_rolling, owner, split
+from provision.reconcile.parts import CONTRACT, TYPES, Part, is_rolling, owner
+from provision.reconcile.splitting import among_kin, split
 from provision.reconcile.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 #: What lives on when its resource goes, unless its removal is allowed by name. Pools, policies of partitions and the
 #: contract hold nothing that is not in the specs.
-_KEPT = frozenset({"Stream", "KeyValueBucket", "ObjectStore", "Consumer", "PostgresDatabase", "Role"})
+_KEPT = frozenset(t.name for t in TYPES.values() if t.is_removable and t is not CONTRACT)
 
 
 class Plane(pulumi.ComponentResource):
@@ -105,16 +106,17 @@ class Plane(pulumi.ComponentResource):
         return found
 
     def _is_allowed_to_go(self, part: Part, id: str) -> bool:
-        """Whether it was named in a consent, and every consent that its removal needs was given."""
-        named = [c for c in self._allow if (a := c.partition(":")[2]) == id or a.startswith(f"{id}/")]
-        if not named:
+        """Whether every consent was given that its removal needs; where it needs none, whether ``delete`` names it."""
+        if not any((a := c.partition(":")[2]) == id or a.startswith(f"{id}/") for c in self._allow):
             return False
         from provision.plan import consents
         from provision.reconcile.portions import Setting, portion, transition
 
         setting = Setting(self._name, "", {}, cache_folder())
         plan = transition(portion(TYPES[part.type], part.inputs, setting), None, setting)
-        return not consents.missing(plan, self._allow)
+        if consents.required(plan):
+            return not consents.missing(plan, self._allow)
+        return any(f"delete:{step.object}" in self._allow for step in plan.steps)
 
     def _publish(self, workspace: Workspace) -> None:
         from provision.pools.contract import place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -25,6 +25,7 @@ from provision.pulumi.protocol import (
     Failure,
     Found,
     Made,
+    PartialFailure,
     PropertyChange,
     ReadRequest,
     UpdateRequest,
@@ -39,7 +40,7 @@ from provision.spec.secrets import Redactor, SecretMissing
 if TYPE_CHECKING:
     from provision.plan.plan import Step
     from provision.pools.contract import Share
-    from provision.reconcile.piecework import Done, Piecework, Work
+    from provision.reconcile.piecework import Done, Live, Piecework, Work
     from provision.reconcile.portions import Portion, Setting
 
 #: Outputs beside the inputs. ``part`` is what the contract says of a resource, ``plan`` the steps ahead of it.
@@ -127,7 +128,9 @@ class Provider:
         failures = [Failure(f.pointer, f"{f.message}. {f.help}".strip()) for f in found.findings]
         if not failures and request.olds is not None and not has_unknown(request.olds):
             failures += self._unallowed(portion(type, request.olds, self._setting), found)
-        return Checked(news, tuple(failures))
+        # The engine prints the value of a failed property, unless it is secret.
+        plain = frozenset({"password"} if isinstance(news.get("password"), str) else ())
+        return Checked(news, tuple(failures), plain)
 
     def _unallowed(self, before: Portion, after: Portion) -> list[Failure]:
         """What the change puts at stake and nobody has allowed."""
@@ -151,7 +154,7 @@ class Provider:
             return Difference()
         is_renamed = "renamed_from" in news and news["renamed_from"] == olds.get("name")
         fixed = type.identity if type.fixed is None else type.fixed
-        replaced = [n for n in fixed if olds.get(n) != news.get(n) and not (n == "name" and is_renamed)]
+        replaced = [n for n in _differing(olds, news, fixed) if not (n == "name" and is_renamed)]
         if replaced:
             return Difference(True, tuple(PropertyChange((n,), _kind(olds, news, n), True) for n in replaced))
         if has_unknown(news) or has_unknown(olds) or not self._known.is_known:
@@ -164,8 +167,7 @@ class Provider:
             PropertyChange(c.pointer, c.kind)
             for c in changed(before, after, self._setting, imported="imported" in request.olds)
         ]
-        if is_renamed and olds.get("name") != news["name"]:
-            found.append(PropertyChange(("name",), "update"))
+        found += [PropertyChange((n,), _kind(olds, news, n)) for n in _differing(olds, news, type.identity)]
         if DRIFT in olds:
             found.append(PropertyChange((DRIFT,), "delete"))
         return Difference(bool(found), tuple(found))
@@ -189,7 +191,7 @@ class Provider:
         try:
             self._do(self._work(type, None, request.old_inputs, is_claimed=True))
         except ConsentRefused as error:
-            raise ConsentRefused(str(error), f"{error.help} {_LATE}") from error
+            raise ConsentRefused(str(error), f"{_LATE} {error.help}") from error
 
     def read(self, request: ReadRequest) -> Found | None:
         from provision.reconcile.portions import portion
@@ -199,14 +201,7 @@ class Provider:
         found = self._guard(lambda: self._pieces.look(request.id, known, type))
         if found is None:
             return None
-        outputs = {
-            **_own(request.properties),
-            **found.inputs,
-            "address": type.id(found.inputs),
-            "part": {} if type is CONTRACT else contract.encode(found.share),
-        }
-        if found.content is not None:
-            outputs = {**outputs, "content": json.dumps(found.content, sort_keys=True)}
+        outputs = {**_own(request.properties), **_seen(type, found)}
         if known is None:
             outputs["imported"] = True
         return Found(request.id, found.inputs, {"plan": [], **outputs})
@@ -219,7 +214,7 @@ class Provider:
             return {**news, **_unknown(type, news)}
         work = self._work(type, news, olds, is_claimed=is_imported)
         if not preview:
-            return self._properties(work, self._do(work), ahead=False)
+            return self._properties(work, self._do(work) if olds is not None else self._make(work), ahead=False)
         try:
             done = self._guard(lambda: self._pieces.preview(work))
         except TableMissing:
@@ -265,6 +260,37 @@ class Provider:
     def _do(self, work: Work) -> Done:
         done: Done = self._guard(lambda: self._pieces.apply(work))
         return done
+
+    def _make(self, work: Work) -> Done:
+        """Do what a create asks for. Raises PartialFailure where it failed with some of it made: that is the plane's,
+        so the engine must know of it."""
+        from provision.plan.protocols import LockHeld
+        from provision.reconcile.piecework import Cancelled
+
+        assert work.wanted is not None
+        type = work.wanted.type
+
+        def make() -> Done:
+            try:
+                return self._pieces.apply(work)
+            except (LockHeld, Cancelled):
+                raise
+            except OperationError as error:
+                found = self._left(work)
+                if found is None:
+                    raise
+                outputs = {**_seen(type, found), "plan": []}
+                raise PartialFailure(work.id, outputs, found.inputs, (_line(error),)) from error
+
+        done: Done = self._guard(make)
+        return done
+
+    def _left(self, work: Work) -> Live | None:
+        """What a failed create has made, as far as the servers still tell."""
+        try:
+            return self._pieces.left(work)
+        except HoldfastError:
+            return None
 
     def _guard(self, call: Any) -> Any:
         """Run it, with what only this front end knows added to its errors."""
@@ -335,6 +361,11 @@ def _type(token: str) -> PartType:
     return TYPES[name]
 
 
+def _differing(olds: Values, news: Values, identity: Iterable[str]) -> list[str]:
+    """The inputs by which these are two objects; no target is the target main."""
+    return [n for n in identity if (olds.get(n) or "main") != (news.get(n) or "main")]
+
+
 def _kind(olds: Values, news: Values, name: str) -> Any:
     return "add" if name not in olds else "delete" if name not in news else "update"
 
@@ -342,6 +373,13 @@ def _kind(olds: Values, news: Values, name: str) -> Any:
 def _own(properties: Values) -> dict[str, Any]:
     """The outputs that no input gives."""
     return {k: v for k, v in properties.items() if k in OUTPUTS}
+
+
+def _seen(type: PartType, live: Live) -> dict[str, Any]:
+    """The properties of what lives."""
+    part = {} if type is CONTRACT else contract.encode(live.share)
+    content = {} if live.content is None else {"content": json.dumps(live.content, sort_keys=True)}
+    return {**live.inputs, "address": type.id(live.inputs), "part": part, **content}
 
 
 def _unknown(type: PartType, news: Values) -> dict[str, Any]:

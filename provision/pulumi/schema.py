@@ -13,7 +13,7 @@ from typing import NamedTuple
 from provision import __version__, registry
 from provision.pulumi.naming import DOWNLOAD_URL, PACKAGE
 from provision.pulumi.shapes import Place, Shapes, reference
-from provision.reconcile.parts import COLUMN_ORDER, TYPES, Database
+from provision.reconcile.parts import COLUMN_ORDER, CONTRACT, TYPES, Database
 from provision.reference import PLACES, branches, descend
 from provision.spec import target
 from provision.spec.fields import FieldTable, Json
@@ -234,7 +234,7 @@ def package() -> Json:
     shapes, document = Shapes(_WITHOUT), _document()
     shapes.specs["Part"] = _PART
     resources = {
-        resource.token: (_contract if resource.name == "Contract" else _resource)(resource, shapes, document)
+        resource.token: (_contract if resource.name == CONTRACT.name else _resource)(resource, shapes, document)
         for resource in RESOURCES
     }
     settings = _settings(shapes)

@@ -45,6 +45,8 @@ class PartType:
     identity: tuple[str, ...] = ("name", "target")
     #: Those of them that make it another object; unset, all do.
     fixed: tuple[str, ...] | None = None
+    #: Inputs that another part tells too: left out they say nothing.
+    borrowed: tuple[str, ...] = ()
     #: Whether inputs alone can show what a change puts at stake.
     is_weighed = True
     #: Whether there may be expressions to compile. A policy has none of its own: its layout is its table's.
@@ -101,7 +103,7 @@ class PartType:
         return pointer[len(above) :] if pointer[: len(above)] == above else ()
 
 
-def _target(inputs: Inputs) -> str:
+def target_of(inputs: Inputs) -> str:
     return str(inputs.get("target") or "main")
 
 
@@ -120,7 +122,7 @@ class Named(PartType):
         self.inner = inner
 
     def address(self, inputs: Inputs) -> Address:
-        return Address.root(self.system, _target(inputs), self.kind, str(inputs.get("name")))
+        return Address.root(self.system, target_of(inputs), self.kind, str(inputs.get("name")))
 
     def id(self, inputs: Inputs) -> str:
         return str(self.address(inputs))
@@ -129,7 +131,7 @@ class Named(PartType):
         system, target, words = _split(id)
         if system != self.system or len(words) != 2 or words[0] != self.kind:
             raise _no_id(id, self.name, f"{self.system}:main/{self.kind}/NAME")
-        return _placed({"name": words[1]}, target)
+        return placed({"name": words[1]}, target)
 
     def root(self, inputs: Inputs) -> Root:
         return {self.section: {str(inputs.get("name")): _node(inputs, "name")}}
@@ -153,7 +155,7 @@ class Pool(Named):
     is_declared = True
 
     def server(self, inputs: Inputs) -> tuple[str, str]:
-        return "pg", _target(inputs)
+        return "pg", target_of(inputs)
 
 
 class Consumer(PartType):
@@ -163,7 +165,7 @@ class Consumer(PartType):
     identity = ("name", "stream", "target")
 
     def address(self, inputs: Inputs) -> Address:
-        stream = Address.root("nats", _target(inputs), "stream", str(inputs.get("stream")))
+        stream = Address.root("nats", target_of(inputs), "stream", str(inputs.get("stream")))
         return stream.child("consumer", str(inputs.get("name")))
 
     def id(self, inputs: Inputs) -> str:
@@ -173,11 +175,11 @@ class Consumer(PartType):
         system, target, words = _split(id)
         if system != "nats" or len(words) != 4 or (words[0], words[2]) != ("stream", "consumer"):
             raise _no_id(id, self.name, "nats:main/stream/STREAM/consumer/NAME")
-        return _placed({"name": words[3], "stream": words[1]}, target)
+        return placed({"name": words[3], "stream": words[1]}, target)
 
     def root(self, inputs: Inputs) -> Root:
         stream: dict[str, Any] = {"consumers": {str(inputs.get("name")): _node(inputs, "name", "stream", "target")}}
-        return {"streams": {str(inputs.get("stream")): _placed(stream, _target(inputs))}}
+        return {"streams": {str(inputs.get("stream")): placed(stream, target_of(inputs))}}
 
     def inward(self, inputs: Inputs) -> Pointer:
         return ("streams", str(inputs.get("stream")), "consumers", str(inputs.get("name")))
@@ -199,16 +201,16 @@ class Database(PartType):
     sections = ("schemas", "extensions", "grants")
 
     def id(self, inputs: Inputs) -> str:
-        return f"pg:{_target(inputs)}"
+        return f"pg:{target_of(inputs)}"
 
     def from_id(self, id: str) -> dict[str, Any]:
         system, _, target = id.partition(":")
         if system != "pg" or not target or "/" in target:
             raise _no_id(id, self.name, "pg:main")
-        return _placed({}, target)
+        return placed({}, target)
 
     def root(self, inputs: Inputs) -> Root:
-        target = _target(inputs)
+        target = target_of(inputs)
         found: Root = {}
         for section in self.sections:
             nodes = inputs.get(section)
@@ -224,14 +226,14 @@ class Database(PartType):
         return ()
 
     def owns(self, inputs: Inputs) -> Owns:
-        place = ("pg", _target(inputs))
+        place = ("pg", target_of(inputs))
         return lambda r: r.address[:2] == place and r.address.kind not in _PEOPLE and not is_rolling(r)
 
     def primary(self, inputs: Inputs) -> None:
         return None
 
     def records(self, records: Iterator[Record], inputs: Inputs) -> Iterator[Record]:
-        place = ("pg", _target(inputs))
+        place = ("pg", target_of(inputs))
         for record in records:
             if record.address[:2] == place and record.address.kind not in _PEOPLE:
                 yield _laid_out(record) if is_rolling(record) else record
@@ -245,7 +247,7 @@ class Database(PartType):
         """A copy that may be changed, with the target that the part names."""
         if not isinstance(node, Mapping):
             return node if target == "main" else {"target": target}
-        return _placed(dict(node), target)
+        return placed(dict(node), target)
 
 
 class PartitionSet(PartType):
@@ -255,13 +257,14 @@ class PartitionSet(PartType):
     identity = ("schema", "table", "target")
     # A policy is no object of the server: at another table it is the same policy, elsewhere.
     fixed = ("target",)
+    borrowed = LAYOUT
     # Lowering a policy needs its table; and without the policy the partitions stay, they are the table's.
     is_weighed = False
     is_removable = False
     has_expressions = False
 
     def address(self, inputs: Inputs) -> Address:
-        schema = Address.root("pg", _target(inputs), "schema", str(inputs.get("schema")), bare=True)
+        schema = Address.root("pg", target_of(inputs), "schema", str(inputs.get("schema")), bare=True)
         return schema.child("table", str(inputs.get("table")), bare=True).child("partitions", "set")
 
     def id(self, inputs: Inputs) -> str:
@@ -271,12 +274,12 @@ class PartitionSet(PartType):
         system, target, words = _split(id)
         if system != "pg" or len(words) != 4 or words[2:] != ("partitions", "set"):
             raise _no_id(id, self.name, "pg:main/SCHEMA/TABLE/partitions/set")
-        return _placed({"schema": words[0], "table": words[1]}, target)
+        return placed({"schema": words[0], "table": words[1]}, target)
 
     def root(self, inputs: Inputs) -> Root:
         node = {**_ANY_LAYOUT, **_node(inputs, *self.identity, "managed")}
         schema: dict[str, Any] = {"tables": {str(inputs.get("table")): {"columns": {}, "partitions": node}}}
-        return {"schemas": {str(inputs.get("schema")): _placed(schema, _target(inputs))}}
+        return {"schemas": {str(inputs.get("schema")): placed(schema, target_of(inputs))}}
 
     def inward(self, inputs: Inputs) -> Pointer:
         return ("schemas", str(inputs.get("schema")), "tables", str(inputs.get("table")), "partitions")
@@ -363,7 +366,7 @@ def owner(record: Record) -> str:
     if a.system == "pg" and not is_rolling(record):
         return f"pg:{a.target}" if a.kind not in _PEOPLE else str(a._replace(path=a.path[:2]))
     if a.kind in ("contract", "binding", "publisher", "template"):
-        return TYPES["Contract"].id({})
+        return CONTRACT.id({})
     return str(a)
 
 
@@ -392,7 +395,7 @@ def _followed(record: Record, live: Plane) -> Record:
     return record._replace(settings={**record.settings, **layout})
 
 
-def _rolls(node: Any) -> bool:
+def rolls(node: Any) -> bool:
     return isinstance(node, Mapping) and node.get("by") == "range"
 
 
@@ -406,7 +409,7 @@ def _each_table(schema: Any, change: Callable[[Mapping[str, Any]], Any]) -> None
 def _with_policy(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """The table with any policy where its own is another part's."""
     node: Any = table.get("partitions")
-    return {**table, "partitions": {**_ANY_POLICY, **node}} if _rolls(node) else table
+    return {**table, "partitions": {**_ANY_POLICY, **node}} if rolls(node) else table
 
 
 def _ordered(table: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -420,7 +423,7 @@ def _ordered(table: Mapping[str, Any]) -> Mapping[str, Any]:
     return rest
 
 
-def _placed(node: dict[str, Any], target: str) -> dict[str, Any]:
+def placed(node: dict[str, Any], target: str) -> dict[str, Any]:
     return node if target == "main" else {**node, "target": target}
 
 
@@ -432,89 +435,3 @@ def _split(id: str) -> tuple[str, str, tuple[str, ...]]:
 
 def _no_id(id: str, type: str, form: str) -> InputError:
     return InputError(f"{id} is not the id of a {type}", f"Its id is its address: {form}")
-
-
-# The parts of a document ---------------------------------------------------------------------------------
-
-_NAMED = {t.section: t for t in TYPES.values() if isinstance(t, Named)}
-
-
-def split(root: Mapping[str, Any], plane: str) -> list[Part]:
-    """Give the parts of a faultless document; each stands for its records, together for the whole plane."""
-    found: list[Part] = []
-    templates: dict[str, Any] = {}
-    for section, type_ in _NAMED.items():
-        for name, node in (root.get(section) or {}).items():
-            inputs = {"name": name, **_said(node)}
-            if section == "streams":
-                consumers, own = (_named(node, inside) for inside in ("consumers", "templates"))
-                inputs = {k: v for k, v in inputs.items() if k not in ("consumers", "templates")}
-                target = {"target": inputs["target"]} if "target" in inputs else {}
-                if own:
-                    templates[name] = {"templates": own, **target}
-                for consumer, options in consumers.items():
-                    placed = {"name": consumer, "stream": name, **target, **options}
-                    found.append(Part("Consumer", f"{name}.{consumer}", placed))
-            found.append(Part(type_.name, among_kin(name, inputs), inputs))
-    found += _databases(root)
-    # A section that says nothing gives all defaults.
-    declared = {s: node for s in ("publishers", "runtime") if (node := root.get(s)) is not None}
-    declared = {s: _named(root, s) if s == "publishers" else _said(node) for s, node in declared.items()}
-    if templates:
-        declared["templates"] = templates
-    return [*found, Part("Contract", plane, declared)]
-
-
-def _databases(root: Mapping[str, Any]) -> Iterator[Part]:
-    inputs: dict[str, dict[str, Any]] = {}
-    for section in Database.sections:
-        nodes = root.get(section)
-        listed = isinstance(nodes, list)
-        for name, node in enumerate(nodes or ()) if listed else (nodes or {}).items():
-            node = _said(node)
-            target = node.pop("target", "main") if isinstance(node, dict) else "main"
-            part = inputs.setdefault(target, _placed({}, target))
-            if listed:
-                part.setdefault(section, []).append(node)
-            else:
-                part.setdefault(section, {})[name] = node
-    for target, part in inputs.items():
-        yield from _partition_sets(part, target)
-        yield Part(Database.name, target, part)
-
-
-def _partition_sets(database: Mapping[str, Any], target: str) -> Iterator[Part]:
-    """Take the policies out of a database's tables, and note the order of columns; its nodes are ours to change."""
-    for schema, node in (database.get("schemas") or {}).items():
-        for table, inside in (node.get("tables") or {}).items():
-            if len(inside.get("columns") or ()) > 1:
-                inside[COLUMN_ORDER] = list(inside["columns"])
-            policy = inside.get("partitions")
-            if _rolls(policy):
-                placed = _placed({"schema": schema, "table": table}, target)
-                owner = {"managed": node["managed"]} if "managed" in node else {}
-                inside["partitions"] = {k: policy[k] for k in LAYOUT if k in policy}
-                # The layout is told here too: a table that is laid out anew has lost its partitions.
-                yield Part(PartitionSet.name, among_kin(f"{schema}.{table}", placed), {**placed, **owner, **policy})
-
-
-def among_kin(name: str, inputs: Inputs) -> str:
-    """The name of a part among those of its type: of targets other than main, with the target."""
-    target = _target(inputs)
-    return name if target == "main" else f"{target}/{name}"
-
-
-def _said(node: Any) -> Any:
-    """A deep copy of a node without what says nothing: null is the default everywhere in the language."""
-    return {} if node is None else _copied(node)
-
-
-def _named(node: Any, section: str) -> dict[str, Any]:
-    """The named objects inside a node. One that says nothing is there all the same."""
-    return {name: _said(inner) for name, inner in ((node or {}).get(section) or {}).items()}
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _copied(v) for k, v in value.items() if v is not None}
-    return [_copied(v) for v in value] if isinstance(value, list) else value

@@ -123,6 +123,11 @@ class Piecework:
         found: Live | None = self._ask(_Task(lambda: self._look(id, known, type), None, apply=False))
         return found
 
+    def left(self, work: Work) -> Live | None:
+        """After a failed create: the part as it lives, where the plane owns some of it by now."""
+        found: Live | None = self._ask(_Task(lambda: self._left(work), None, apply=False))
+        return found
+
     def cancel(self) -> None:
         """Stop before the next step."""
         self._cancelled.set()
@@ -131,9 +136,12 @@ class Piecework:
         """Finish what is being done, then give up the lock and every session."""
         self._tasks.put(None)
         self._thread.join(timeout=_CLOSING_S)
-        if self._thread.is_alive():  # a long statement: let the server end it, or it would keep our lock
+        self._cancelled.set()
+        deadline = time.monotonic() + _CLOSING_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            # A long statement: let the server end it, or it would keep our lock. One that is tried again ends again.
             self.targets.interrupt()
-            self._thread.join(timeout=_CLOSING_S)
+            self._thread.join(timeout=_CLOSING_S / 5)
 
     def _do_one(self, work: Work, *, apply: bool) -> Done:
         if _is_declared(work):  # a pool lives in the contract: no server holds it
@@ -362,6 +370,13 @@ class Piecework:
             fresh = Work(id, portion(type, found, self.setting))
             return Live(found, self._compared(fresh, found, world, spoken).share)
         return self._compared(Work(id, known), found, world, spoken)
+
+    def _left(self, work: Work) -> Live | None:
+        found = work.wanted
+        assert found is not None
+        world = self._world([work])
+        made = (r.address for r in found.records if r.address in world.live)
+        return self._look(work.id, found, found.type) if any(str(a) in world.owned for a in made) else None
 
     def _compared(self, work: Work, found: Mapping[str, Any] | None, world: World, spoken: Told) -> Live:
         from provision.plan.assemble import compare

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from provision import registry
 from provision.plan.diff import differing
 from provision.pools import contract
-from provision.reconcile.parts import CONTRACT, DRIFT, TYPES, Inputs, PartType, split
+from provision.reconcile.parts import CONTRACT, DRIFT, TYPES, Inputs, PartType
+from provision.reconcile.splitting import split
 from provision.spec.ident import Address
 from provision.spec.inline import Inline
 from provision.spec.kind import Kind
@@ -142,6 +143,8 @@ def changed(before: Portion, after: Portion, setting: Setting, *, imported: bool
         was, will = old.get(address), new.get(address)
         if was is not None and will is not None:
             for field in _differing(was, will, setting, imported):
+                if field in after.type.borrowed and not (field in before.inputs and field in after.inputs):
+                    continue
                 _note(found, before, after, (*after.place(will), field), after.place(will))
         else:
             record, side = (will, after) if will is not None else (was, before)
@@ -287,7 +290,9 @@ def drifted(
             gone.append(place) if _known(inputs, place) else unsaid.append(f"{change.address} is missing")
             continue
         for field in change.fields:
-            known = field in kinds[change.address.kind].fields.fields
+            kind = kinds[change.address.kind]
+            # What no server shows, such as a password, can be told to differ and not how.
+            known = field in kind.fields.fields and field not in kind.spec_only
             if not (known and _set(inputs, live or {}, place, there, field)):
                 unsaid.append(f"{change.address}: {_unlike(change, field)}")
     for place in sorted(gone, key=_deepest, reverse=True):

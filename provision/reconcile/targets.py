@@ -99,8 +99,10 @@ class Targets:
 
     def interrupt(self) -> None:
         """Ask every server to end the statement that runs there. Called from another thread than the one that waits."""
+        from provision.postgres.connect import interrupt
+
         for connection in list(self._postgres.values()):
-            connection.cancel_safe(timeout=1.0)
+            interrupt(connection)
 
     def verifiers(self, name: str, roles: Sequence[str]) -> dict[str, str]:
         """What the server keeps of the roles' passwords; empty where we may not see it."""

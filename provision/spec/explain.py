@@ -146,11 +146,17 @@ def _label(pointer: Pointer) -> str:
     return label or "the document"
 
 
+#: Sections whose objects keep their names for life.
+_NEVER_RENAMED = (("streams",), ("buckets",), ("object_stores",))
+
+
 def _unknown_key(pointer: Pointer, key: str, node: Json) -> Finding:
     known = list(node.get("properties", {}))
     near = closest(key, known)
     if near is not None:
         help = f"Did you mean {near}?"
+    elif key == "renamed_from" and pointer[:1] in _NEVER_RENAMED:
+        help = "NATS cannot rename: declare the new one, copy what the old one holds, then take the old one out."
     elif len(known) <= _MANY:
         help = f"Known here: {', '.join(known)}." if known else "Take it out."
     else:

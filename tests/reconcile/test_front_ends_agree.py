@@ -3,213 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from provision.plan.consents import required
 from provision.plan.plan import Plan, Step
-from provision.pulumi.protocol import (
-    CheckRequest,
-    CreateRequest,
-    DeleteRequest,
-    DiffRequest,
-    ReadRequest,
-    UpdateRequest,
-)
-from provision.pulumi.provider import ConsentRefused, Provider
 from provision.reconcile import open_plane
-from provision.reconcile.parts import TYPES, split
-from provision.reconcile.piecework import Done
-from provision.reconcile.portions import Setting, portion, transition
-from tests.live.drift_bed import Bed
+from tests.live.drift_bed import Bed, raw
+from tests.reconcile.engine import CLOCK, Engine
 
 Json = dict[str, Any]
-CLOCK = datetime(2026, 11, 21, 12, tzinfo=UTC)
-#: An engine does these in turn, and takes them away in reverse.
-ORDER = tuple(
-    "Role Stream KeyValueBucket ObjectStore Consumer PostgresDatabase PartitionSet Pool Contract".split()
-)  # fmt: skip
-_CONSENT = re.compile(r"holdfast:allow\[\d+\]' (\S+)")
-
-
-class Resource(NamedTuple):
-    """What an engine keeps of a resource."""
-
-    type: str
-    inputs: Json
-    outputs: Json
-
-
-class Foreseen(NamedTuple):
-    """What previews gave, and what checks refused for want of a consent."""
-
-    steps: tuple[Step, ...]
-    refused: frozenset[str]
-
-
-class Silent:
-    """A screen that nobody looks at."""
-
-    def info(self, text: str, urn: str = "") -> None: ...
-
-    def warn(self, text: str, urn: str = "") -> None: ...
-
-
-class Engine:
-    """Asks the provider what Pulumi's engine would ask, one provider for each run, and keeps the state."""
-
-    def __init__(self, bed: Bed, targets: Json) -> None:
-        self.bed = bed
-        self.targets = targets
-        self.state: dict[str, Resource] = {}
-        self._parts: list[tuple[str, str, Json]] = []
-
-    def declare(self, document: Json) -> None:
-        """Take the parts of the document as the program's resources."""
-        found = [(TYPES[p.type].id(p.inputs), p.type, dict(p.inputs)) for p in split(document, self.bed.name)]
-        self._parts = sorted(found, key=lambda part: ORDER.index(part[1]))
-
-    @property
-    def leaving(self) -> list[str]:
-        """The ids of resources that are no longer in the program."""
-        declared = {id for id, _, _ in self._parts}
-        return [id for id in self.state if id not in declared]
-
-    def loses(self, address: str) -> bool:
-        """Whether the object goes with a resource that is no longer in the program."""
-        return any(address == id or address.startswith(f"{id}/") for id in self.leaving)
-
-    def farewell(self) -> set[str]:
-        """The consents without which the component keeps the objects of resources that leave."""
-        setting = Setting(self.bed.name, "dev", {}, self.bed.cache)
-        known = [self.state[id] for id in self.leaving]
-        parts = [portion(TYPES[r.type], r.inputs, setting) for r in known]
-        return {c for part in parts for c in required(transition(part, None, setting))}
-
-    def preview(self, allowed: Iterable[str] = ()) -> Foreseen:
-        """Ask for every part that changes; a part that goes is not asked for."""
-        refused: set[str] = set()
-        shares: dict[str, Any] = {}
-        with self._run(allowed) as (provider, told):
-            for id, type, inputs in self._parts:
-                news = {**inputs, "parts": dict(shares)} if type == "Contract" else inputs
-                known = self.state.get(id)
-                checked = provider.check(CheckRequest(**_named(id, type), news=news, olds=known and known.inputs))
-                refused |= {c for f in checked.failures for c in _CONSENT.findall(f.reason)}
-                shares[id] = self._previewed(provider, id, type, news, known)["part"]
-        return Foreseen(tuple(s for done in told for s in done.steps), frozenset(refused))
-
-    def _previewed(
-        self, provider: Provider, id: str, type: str, news: Json, known: Resource | None
-    ) -> Mapping[str, Any]:
-        if known is None:
-            return provider.create(CreateRequest(**_named(id, type), inputs=news, preview=True)).properties
-        if not self._changes(provider, id, known, news):
-            return known.outputs
-        return provider.update(
-            UpdateRequest(
-                **_named(id, type), id=id, old_inputs=known.inputs, olds=known.outputs, news=news, preview=True
-            )
-        )
-
-    def up(self, allowed: Iterable[str] = ()) -> list[Step]:
-        """Create, update and delete; gives the steps that were done."""
-        with self._run(allowed) as (provider, told):
-            for id, type, inputs in self._parts:
-                shares = {other: r.outputs["part"] for other, r in self.state.items() if r.type != "Contract"}
-                wanted = {key for key, _, _ in self._parts}
-                shares = {other: share for other, share in shares.items() if other in wanted}
-                news = {**inputs, "parts": shares} if type == "Contract" else inputs
-                known = self.state.get(id)
-                request = _named(id, type)
-                checked = provider.check(CheckRequest(**request, news=news, olds=known and known.inputs))
-                assert checked.failures == ()
-                if known is None:
-                    outputs = provider.create(CreateRequest(**request, inputs=news)).properties
-                elif self._changes(provider, id, known, news):
-                    update = UpdateRequest(**request, id=id, old_inputs=known.inputs, olds=known.outputs, news=news)
-                    outputs = provider.update(update)
-                else:
-                    continue
-                self.state[id] = Resource(type, news, dict(outputs))
-            for id in sorted(self.leaving, key=lambda id: -ORDER.index(self.state[id].type)):
-                known = self.state.pop(id)
-                delete = DeleteRequest(
-                    **_named(id, known.type), id=id, old_inputs=known.inputs, properties=known.outputs
-                )
-                provider.delete(delete)
-        return [s for done in told for s in done.steps]
-
-    def refresh(self) -> None:
-        """Read every resource; what is gone leaves the state."""
-        with self._run(()) as (provider, _):
-            for id, known in list(self.state.items()):
-                read = ReadRequest(**_named(id, known.type), id=id, inputs=known.inputs, properties=known.outputs)
-                found = provider.read(read)
-                if found is None:
-                    del self.state[id]
-                else:
-                    self.state[id] = Resource(known.type, dict(found.inputs), dict(found.properties))
-
-    def changes(self) -> list[str]:
-        """The ids of what a preview would create, update or delete."""
-        with self._run(()) as (provider, _):
-            found = self.leaving
-            for id, type, inputs in self._parts:
-                known = self.state.get(id)
-                shares = {other: r.outputs["part"] for other, r in self.state.items() if r.type != "Contract"}
-                news = {**inputs, "parts": shares} if type == "Contract" else inputs
-                if known is None or self._changes(provider, id, known, news):
-                    found.append(id)
-        return found
-
-    @staticmethod
-    def _changes(provider: Provider, id: str, known: Resource, news: Json) -> bool:
-        request = DiffRequest(**_named(id, known.type), id=id, old_inputs=known.inputs, olds=known.outputs, news=news)
-        found = provider.diff(request)
-        assert found.replaces == ()
-        return found.changes
-
-    @contextmanager
-    def _run(self, allowed: Iterable[str]) -> Iterator[tuple[Provider, list[Done]]]:
-        """A provider for one run, and what its plane's queue says of each thing it is asked to do."""
-        provider = Provider(Silent(), cache=self.bed.cache, as_of=CLOCK)
-        config = {"plane": self.bed.name, "env": "dev", "root": str(self.bed.specs.parent),
-                  "targets": self.targets, "allow": sorted(allowed)}  # fmt: skip
-        assert provider.check_config(config, frozenset()).failures == ()
-        provider.configure(config)
-        told: list[Done] = []
-        pieces = provider._pieces
-        for name in ("preview", "apply"):
-            _listen(pieces, name, told)
-        try:
-            yield provider, told
-        finally:
-            provider.close()
-
-
-def _listen(pieces: Any, name: str, told: list[Done]) -> None:
-    answer = getattr(pieces, name)
-
-    def heard(work: Any) -> Done:
-        done: Done = answer(work)
-        told.append(done)
-        return done
-
-    setattr(pieces, name, heard)
-
-
-def _named(id: str, type: str) -> Any:
-    return {"urn": f"urn:{id}", "type": f"holdfast:index:{type}", "name": id}
-
 
 # A small plane that changes ---------------------------------------------------------------------------------
 
@@ -252,6 +61,7 @@ OPTIONAL: Any = {
     "comment": st.just("Things"),
     "storage": st.sampled_from([{"fillfactor": 80}, {"fillfactor": 90}]),
 }
+TABLES: Any = {name: table(name) for name in ("item", "other")}
 LOG = some(premake=[2, 4], retain=[None, "20 days", "30 days"], on_expiry=[None, "detach"]).map(
     lambda policy: {
         "columns": {"id": COLUMN, "at": {"type": "timestamptz", "nullable": False}},
@@ -299,7 +109,7 @@ _BASE: st.SearchStrategy[Json] = st.fixed_dictionaries(
             {
                 "app": st.fixed_dictionaries(
                     {
-                        "tables": st.fixed_dictionaries({"log": LOG}, optional={"item": table("item"), "other": table("other")}),
+                        "tables": st.fixed_dictionaries({"log": LOG}, optional=TABLES),
                         "enums": st.sampled_from([{"mood": ["calm", "busy"]}, {"mood": ["calm", "busy", "wild"]}]),
                     },
                     optional={"comment": st.just("Ours")},
@@ -348,6 +158,7 @@ class Both:
             "password": {"env": "PG_SECRET"}, "database": database["dbname"],
         }  # fmt: skip
         targets = {"postgres": {"main": postgres}, "nats": {"main": {"kind": "external", "urls": [url]}}}
+        self.database, self.url = database, url
         self.bed = Bed(root, targets, "both")
         self.engine = Engine(self.bed, targets)
 
@@ -384,9 +195,9 @@ def essence(steps: Iterable[Step], without: Callable[[str], bool] = lambda addre
     """Objects with their requests. What goes down with a replaced stream comes back as it was, then as it should be: of
     these consumers only that something is done."""
     known = [s for s in steps if not without(s.object)]
-    replaced = {f"{s.object}/consumer/" for s in known if s.action == "delete" and "/stream/" in s.object}
+    replaced = tuple(f"{s.object}/consumer/" for s in known if "STREAM.DELETE" in getattr(s.request, "subject", ""))
     return {
-        (s.object, "" if s.object.startswith(tuple(replaced)) else json.dumps(s.request._asdict(), sort_keys=True))
+        (s.object, "" if s.object.startswith(replaced) else json.dumps(s.request._asdict(), sort_keys=True))
         for s in known
     }
 
@@ -475,6 +286,8 @@ WAYS = {way.__name__: way for way in (agree, follow, mend)}
 
 
 def prove(both: Both, way: str, examples: int) -> None:
+    """Draw planes and go the way; every example starts where the last one ended."""
+
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(DOCUMENTS, DOCUMENTS)
@@ -487,4 +300,76 @@ def prove(both: Both, way: str, examples: int) -> None:
 @pytest.mark.req("B3.1")
 @pytest.mark.parametrize("way", WAYS)
 def test_both_front_ends_do_the_same(both: Both, way: str) -> None:
-    prove(both, way, int(__import__("os").environ.get("N", "6")))
+    prove(both, way, 6)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("way", WAYS)
+def test_both_front_ends_do_the_same_for_many_planes(both: Both, way: str) -> None:
+    prove(both, way, 250)
+
+
+# What drawing finds too seldom ------------------------------------------------------------------------------
+
+STREAM: Json = {"subjects": ["events.>"], "max_age": "1h", "max_bytes": "1MiB"}
+WORKER: Json = {"filter_subject": "events.>", "max_deliver": 3, "dead_letter": "none"}
+TABLES_OF_ONE: Json = {"item": {"columns": {"id": COLUMN}, "primary_key": ["id"]}}
+ONE: Json = {
+    "streams": {"EVENTS": {**STREAM, "consumers": {"worker": WORKER}}},
+    "schemas": {"app": {"tables": TABLES_OF_ONE}},
+}
+
+
+def test_a_preview_tells_of_consumers_that_go_down_with_their_stream(both: Both) -> None:
+    settled(both, ONE)
+    both.declare({**ONE, "streams": {"EVENTS": {**STREAM, "storage": "memory", "consumers": {"worker": WORKER}}}})
+    plan = foresee(both)
+    assert "nats:main/stream/EVENTS/consumer/worker" in {s.object for s in plan.steps}
+
+
+def test_a_refresh_tells_what_a_newer_plan_added(both: Both) -> None:
+    settled(both, ONE)
+    added = {**ONE, "schemas": {"app": {"tables": {**TABLES_OF_ONE, "more": TABLES_OF_ONE["item"]}}, "extra": {}}}
+    both.bed.declare(added)
+    both.apply()
+    both.bed.declare(ONE)
+    both.engine.refresh()
+    told = both.engine.state["pg:main"].inputs["drift"]
+    assert told == ["pg:main/app/more is not declared", "pg:main/extra is not declared"]
+    contract = both.engine.state["plane:main/contract"].inputs["drift"]
+    assert contract == ["plane:main/contract: digest is not as declared"]
+    assert {s.object for s in foresee(both).steps} == {
+        "pg:main/app/more",
+        "pg:main/extra",
+        "plane:main/contract/both.dev",
+    }
+
+
+def test_the_contract_of_a_refreshed_plane_is_that_of_its_inputs(both: Both) -> None:
+    """What a refresh took over from the servers is told in the contract, without another change."""
+    settled(both, ONE)
+    changed = {**ONE, "streams": {"EVENTS": {**STREAM, "max_age": "2h", "consumers": {"worker": WORKER}}}}
+    both.declare(changed)
+    both.apply()
+    both.engine.refresh()
+    assert both.engine.up() == []
+    both.assert_nothing_to_do()
+    assert both.engine.changes() == []
+
+
+def test_pruning_finds_strays_in_schemas_and_leaves_consumers_to_the_command(both: Both) -> None:
+    document = {**ONE, "schemas": {"app": {"prune": True, "tables": TABLES_OF_ONE}}}
+    document["streams"] = {"EVENTS": {**STREAM, "prune": True, "consumers": {"worker": WORKER}}}
+    settled(both, document)
+    with psycopg.connect(**both.database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE app.stray (id bigint)")
+    with raw(both.url) as link:
+        config = {"durable_name": "stray", "ack_policy": "explicit"}
+        link.do("CONSUMER.CREATE.EVENTS.stray", {"stream_name": "EVENTS", "config": config})
+    both.engine.refresh()
+    plan = both.plan()
+    assert {s.object for s in plan.steps} == {"pg:main/app/stray", "nats:main/stream/EVENTS/consumer/stray"}
+    # A consumer is a resource of its own, and for this one there is none.
+    done = both.engine.up(required(plan))
+    assert {s.object for s in done} == {"pg:main/app/stray"}

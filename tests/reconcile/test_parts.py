@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from provision import registry
 from provision.pools import contract
 from provision.reconcile import writing
-from provision.reconcile.parts import LAYOUT, TYPES, is_rolling, owner, split
+from provision.reconcile.parts import LAYOUT, TYPES, is_rolling, owner
 from provision.reconcile.portions import Portion, Setting, portion
+from provision.reconcile.splitting import split
 from provision.reconcile.targets import reachable
 from provision.reconcile.workspace import Workspace
 from provision.spec import yamltext

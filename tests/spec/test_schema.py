@@ -23,6 +23,7 @@ def reading(tmp_path: Path, text: str) -> Reading:
 
 CASES = [
     ("max_agee: 1d", "HF0201", "5:5", "unknown key max_agee: TASKS has no such option", "Did you mean max_age?"),
+    ("renamed_from: JOBS", "HF0201", "5:5", "unknown key renamed_from: TASKS has no such option", "NATS cannot rename: declare the new one, copy what the old one holds, then take the old one out."),
     ("placement: {clustr: x}", "HF0201", "5:17", "unknown key clustr: placement has no such option", "Did you mean cluster?"),
     ("consumers: {c: {ack: all}}", "HF0201", "5:21", "unknown key ack: c has no such option", "Known here: ack_policy, ack_wait."),
     ("max_age: 1800", "HF0203", "5:14", "max_age takes a duration such as 30s or 1h, not 1800", "Write a number with its unit: 500ms, 30s, 5m, 1h, 30d. 1800 seconds are 30m."),

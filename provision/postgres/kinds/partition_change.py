@@ -97,10 +97,7 @@ def _attached(address: Address, member: str, bound: str, table: Record, old: Set
     One statement does both: a run that is interrupted leaves no table that belongs to nothing.
     """
     name, parent = member_name(table.address, member), sql.table_name(address)
-    unlogged = "UNLOGGED " if table.settings["unlogged"] else ""
-    body = [f"CREATE {unlogged}TABLE {name} (LIKE {parent} {_LIKE}){_kept_as(table.settings)}"]
-    if _given_away(table.settings, context.facts(address).options.get("role")):
-        body.append(f"ALTER TABLE {name} OWNER TO {sql.quote_ident(table.settings['owner'])}")
+    body = apart(member, table, context.facts(address).options.get("role"))
     body.append(f"ALTER TABLE {parent} ATTACH PARTITION {name} {bound}")
     referring = bool(context.live.children(table.address, "foreign_key"))
     detail = "the DEFAULT partition is locked and searched for rows that belong here"
@@ -115,6 +112,16 @@ def _attached(address: Address, member: str, bound: str, table: Record, old: Set
         hazards=(blocking(detail),) if guarded else (),
         undo=Sql(f"DROP TABLE {name}"),
     )
+
+
+def apart(member: str, table: Record, role: str | None) -> list[str]:
+    """The statements that make a table like its parent, ready to be attached, in a session of ``role``."""
+    name = member_name(table.address, member)
+    unlogged = "UNLOGGED " if table.settings["unlogged"] else ""
+    body = [f"CREATE {unlogged}TABLE {name} (LIKE {sql.table_name(table.address)} {_LIKE}){_kept_as(table.settings)}"]
+    if _given_away(table.settings, role):
+        body.append(f"ALTER TABLE {name} OWNER TO {sql.quote_ident(table.settings['owner'])}")
+    return body
 
 
 def _moved(address: Address, member: str, bound: str, old: str) -> Draft:
