@@ -60,6 +60,7 @@ generate: $(STAMP) ## make the generated files anew: JSON Schemas, pages of rule
 	$(BIN)/holdfast schema > holdfast.schema.json
 	$(BIN)/holdfast schema --environment > holdfast.environment.schema.json
 	$(BIN)/python -m provision.checks.pages --write docs/rules
+	$(BIN)/python -m provision.migrate.lint.pages --write docs/rules/migrations
 	$(BIN)/python -m provision.reference docs/reference
 	cp provision/pools/contract.schema.json runtime/holdfast/contract.schema.json
 	@mkdir -p build

@@ -17,7 +17,7 @@ from provision.checks.registry import RULES
 from provision.spec.codes import CODES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from provision.checks.rule import Rule
 
@@ -61,6 +61,7 @@ def all_pages() -> dict[str, str]:
 def index() -> str:
     """The list of all rules by area."""
     parts = ["# Rules\n\nEach rule reports its code; `holdfast explain CODE` prints its page.\n"]
+    parts.append("Rules on migrations have [pages of their own](migrations/README.md).\n")
     for prefix, area in _AREAS.items():
         parts.append(f"\n## {area}\n\n| code | rule | | level |\n|---|---|---|---|\n")
         parts += [
@@ -100,25 +101,27 @@ def files() -> Mapping[str, str]:
     return pages | {"README.md": _NOTE + index(), "seed-mistakes.md": _NOTE + mistakes()}
 
 
-def stale(folder: Path) -> list[str]:
+def stale(folder: Path, make: Callable[[], Mapping[str, str]] = files) -> list[str]:
     """The names of published files that are missing, differ, or belong to no rule any more."""
-    wanted = files()
+    wanted = make()
     have = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     return sorted(name for name in wanted.keys() | have.keys() if wanted.get(name) != have.get(name))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the pages, or say which are stale."""
-    parser = argparse.ArgumentParser(prog="python -m provision.checks.pages", description=__doc__)
+def main(
+    arguments: list[str] | None = None, *, make: Callable[[], Mapping[str, str]] = files, published: Path = FOLDER
+) -> int:
+    """Write the pages, or say which of ``published`` are stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, metavar="FOLDER")
     folder = parser.parse_args(arguments).write
     if folder is None:
-        names = stale(FOLDER)
+        names = stale(published, make)
         sys.stdout.write("".join(f"{name}\n" for name in names))
         return 1 if names else 0
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = files()
-    for name in stale(folder):
+    wanted = make()
+    for name in stale(folder, make):
         if name in wanted:
             (folder / name).write_text(wanted[name], encoding="utf-8")
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,16 +31,13 @@ class Finding(NamedTuple):
     offset: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule and its page. ``opening`` words begin each of its messages, so readers learn to know them."""
+class Documented:
+    """Anything that a generator's docstring documents."""
 
+    __slots__ = ()
     code: str
     slug: str
-    severity: Severity
-    level: Level
-    opening: str
-    find: Callable[[Scene], Iterator[Finding]]
+    find: Callable[..., Any]
 
     @property
     def page(self) -> str:
@@ -67,6 +64,18 @@ class Rule:
                 break
             block.append(line[4:])
         return "\n".join(block).strip("\n") + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Documented):
+    """A rule and its page. ``opening`` words begin each of its messages, so readers learn to know them."""
+
+    code: str
+    slug: str
+    severity: Severity
+    level: Level
+    opening: str
+    find: Callable[[Scene], Iterator[Finding]]
 
 
 def rule(

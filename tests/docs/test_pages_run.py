@@ -51,6 +51,10 @@ def _without_a_table(plane: Plane) -> None:
     plane.write(re.sub(r"      log:\n(?:        .*\n)+", "", text))
 
 
+def _applied(plane: Plane) -> None:
+    plane.run("apply", "--yes")
+
+
 def _nothing(plane: Plane) -> None:
     pass
 
@@ -77,6 +81,7 @@ STATES: dict[str, Callable[[Plane], None]] = {
     "drift.md": _drifted,
     "consents.md": _without_a_table,
     "kubernetes.md": _on_kubernetes,
+    "partitions.md": _applied,
 }
 BEFORE: dict[tuple[str, str, int], Callable[[Plane], None]] = {("adopt.md", "holdfast apply --yes", 3): _differ}
 

@@ -1,0 +1,378 @@
+"""Rules on who owns an object, on tables as they should be, and on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from provision.migrate.lint import parsing
+from provision.migrate.lint.catalog import Catalog, kind_of, name_of_constraint
+from provision.migrate.lint.parsing import Name, Parsed, Tree
+from provision.migrate.lint.rule import Finding, rule
+from provision.migrate.lint.scene import File, Step, shown
+
+#: A thing that a statement makes or takes away: its sort, and its full name.
+Thing = tuple[str, tuple[str, ...]]
+_TYPES = ("CreateEnumStmt", "CreateDomainStmt", "CompositeTypeStmt", "CreateRangeStmt")
+#: Statements that are no DDL, or DDL on things that no schema holds.
+_CARRIES_DATA = frozenset(
+    "InsertStmt UpdateStmt DeleteStmt MergeStmt SelectStmt CopyStmt TruncateStmt RefreshMatViewStmt VacuumStmt "
+    "VariableSetStmt VariableShowStmt DoStmt CallStmt ExplainStmt LockStmt ReindexStmt ClusterStmt NotifyStmt "
+    "CheckPointStmt TransactionStmt PrepareStmt ExecuteStmt DeallocateStmt DeclareCursorStmt FetchStmt "
+    "ClosePortalStmt ConstraintsSetStmt".split()
+)
+_RELATIONS = (
+    "OBJECT_TABLE",
+    "OBJECT_VIEW",
+    "OBJECT_MATVIEW",
+    "OBJECT_SEQUENCE",
+    "OBJECT_INDEX",
+    "OBJECT_FOREIGN_TABLE",
+)
+_INSIDE = ("OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE", "OBJECT_COLUMN", "OBJECT_TABCONSTRAINT")
+
+
+def touched(parsed: Parsed, catalog: Catalog) -> Iterator[Name]:
+    """The relations, types and routines that a DDL statement makes, changes or drops; a schema is (name, "")."""
+    tree = parsed.tree
+    if not tree or parsed.kind in _CARRIES_DATA:
+        return
+    for key in ("relation", "view", "table", "sequence", "typevar"):
+        if isinstance(tree.get(key), dict):
+            yield _placed(parsing.name_of(tree[key]), catalog)
+    into = tree.get("into")
+    if isinstance(into, dict):
+        yield _placed(parsing.name_of(into.get("rel")), catalog)
+    for key in ("type_name", "typeName", "domainname", "funcname", "defnames"):
+        if isinstance(tree.get(key), list):
+            yield _placed(parsing.dotted(tree[key]), catalog)
+    if "schemaname" in tree and parsed.kind == "CreateSchemaStmt":
+        yield str(tree["schemaname"]), ""
+    if "local_schema" in tree:
+        yield str(tree["local_schema"]), ""
+    if parsed.kind == "AlterDefaultPrivilegesStmt":
+        for option in tree.get("options", ()):
+            for schema in parsing.strings(option.get("arg", {}).get("items", ())):
+                yield schema, ""
+    for parent in tree.get("inh_relations", ()):
+        yield _placed(parsing.name_of(parent), catalog)
+    if parsed.kind == "AlterTableStmt":
+        for command in tree.get("cmds", ()):
+            partition = command.get("def")
+            if isinstance(partition, dict) and partition.get("node") == "PartitionCmd":
+                yield _placed(parsing.name_of(partition.get("name")), catalog)
+    yield from _of_objects(parsed, catalog)
+
+
+def _of_objects(parsed: Parsed, catalog: Catalog) -> Iterator[Name]:
+    """What DROP, COMMENT, GRANT, OWNER TO, SET SCHEMA and CREATE STATISTICS name in their lists."""
+    tree = parsed.tree
+    sort = str(
+        tree.get("remove_type") or tree.get("objtype") or tree.get("object_type") or tree.get("rename_type") or ""
+    )
+    items = list(tree.get("objects", ())) if isinstance(tree.get("objects"), list) else []
+    items += [tree["object"]] if isinstance(tree.get("object"), dict) else []
+    items += [tree["func"]] if isinstance(tree.get("func"), dict) else []
+    for item in items:
+        if item.get("node") == "RangeVar":
+            yield _placed(parsing.name_of(item), catalog)
+        elif sort == "OBJECT_SCHEMA":
+            yield parsing.dotted(item)[1], ""
+        elif sort in ("OBJECT_EXTENSION", "OBJECT_ROLE", "OBJECT_DATABASE", "OBJECT_TABLESPACE", "OBJECT_LANGUAGE"):
+            continue
+        elif sort in _INSIDE:
+            parts = parsing.strings(item.get("items", ()))
+            yield _placed(("", *parts[:-1])[-2:] if len(parts) > 1 else ("", ""), catalog)  # type: ignore[arg-type]
+        else:
+            yield _placed(parsing.dotted(item), catalog)
+    if sort == "OBJECT_SCHEMA" and "subname" in tree:
+        yield str(tree["subname"]), ""
+    if parsed.kind == "CreateStatsStmt":
+        for relation in tree.get("relations", ()):
+            yield _placed(parsing.name_of(relation), catalog)
+
+
+def _placed(name: Name, catalog: Catalog) -> Name:
+    return name if name[0] else catalog.find(name)
+
+
+@rule("HF0861", "declared-object", "the specs own", severity="error")
+def declared_object(step: Step) -> Iterator[Finding]:
+    """DDL on an object of a schema that the specs manage.
+
+    A schema has one owner of its DDL. Where it says `managed: declarative`, the specs do: `holdfast apply` makes every
+    difference, and would undo what a migration did. Statements that only carry data are free, and so is all
+    DDL in schemas with `managed: migrations`, or of which the specs say nothing.
+
+    Fix: change the specs, and leave the statement out; or set `managed: migrations` on the schema, and the
+    migrations own it from then on.
+
+    Source: docs/design.md, Postgres.
+
+    Bad:
+
+        ALTER TABLE agents.state ADD COLUMN note text;
+
+    Good:
+
+        UPDATE agents.state SET note = 'none' WHERE note IS NULL;
+    """
+    if step.parsed.kind == "GrantStmt" and not step.tree.get("objects"):
+        return
+    for name in dict.fromkeys(touched(step.parsed, step.catalog)):
+        if name[0] in step.catalog.declarative:
+            what = shown(name) if name[1] else f"the schema {name[0]}"
+            message = f"the specs own {what}: its schema is managed: declarative"
+            help = f"Change the specs and let apply make the difference, or set managed: migrations on {name[0]}."
+            yield Finding(message, help)
+            return
+
+
+@rule("HF0862", "table-without-primary-key", "a table without a primary key")
+def table_without_primary_key(step: Step) -> Iterator[Finding]:
+    """A table is created without a primary key.
+
+    Its rows cannot be named: logical replication refuses UPDATE and DELETE, and duplicates cannot be told apart.
+
+    Fix: declare PRIMARY KEY. Partitions and temporary tables are exempt, and so is a key that the same file adds.
+
+    Source: PostgreSQL documentation, Logical Replication, Publication.
+
+    Bad:
+
+        CREATE TABLE shop.note (body text NOT NULL);
+
+    Good:
+
+        CREATE TABLE shop.note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text NOT NULL);
+    """
+    tree = step.tree
+    if step.kind == "CreateTableAsStmt" and tree.get("objtype") == "OBJECT_TABLE":
+        relation = tree.get("into", {}).get("rel", {})
+    elif step.kind == "CreateStmt" and not tree.get("inh_relations") and "of_typename" not in tree:
+        relation = tree.get("relation", {})
+    else:
+        return
+    elements = tree.get("table_elts", ())
+    keyed = any(c.get("contype") == "CONSTR_PRIMARY" for c in parsing.nodes(elements, "Constraint"))
+    copied = any(e.get("node") == "TableLikeClause" and e.get("options", 0) & _LIKE_INDEXES for e in elements)
+    name = _placed(parsing.name_of(relation), step.catalog)
+    if keyed or copied or relation.get("relpersistence") == "t" or _keyed_later(step, name):
+        return
+    yield Finding(f"a table without a primary key: {shown(name)}", "Declare PRIMARY KEY.")
+
+
+#: CREATE_TABLE_LIKE_INDEXES of parsenodes.h.
+_LIKE_INDEXES = 1 << 6
+
+
+def _keyed_later(step: Step, name: Name) -> bool:
+    for parsed in step.file.parsed[step.index + 1 :]:
+        if parsed.kind != "AlterTableStmt" or parsing.name_of(parsed.tree.get("relation"))[1] != name[1]:
+            continue
+        for command in parsed.tree.get("cmds", ()):
+            inner = parsing.nodes(command, "Constraint")
+            partition = command.get("subtype") == "AT_AttachPartition"
+            if partition or any(c.get("contype") == "CONSTR_PRIMARY" for c in inner):
+                return True
+    return any(
+        parsing.name_of(c.get("def", {}).get("name"))[1] == name[1]
+        for p in step.file.parsed[step.index + 1 :]
+        for c in p.tree.get("cmds", ())
+        if c.get("subtype") == "AT_AttachPartition"
+    )
+
+
+@rule("HF0863", "down-missing", "no way back", scope="file")
+def down_missing(file: File) -> Iterator[Finding]:
+    """A migration has no down file.
+
+    `migrate down` stops here, and everything older than this migration is out of reach.
+
+    Fix: write the .down.sql; where there is no way back, a down file that raises an exception says so to whoever
+    tries.
+
+    Source: docs/design.md.
+
+    Bad:
+
+        -- 0001_add_colour.up.sql
+        ALTER TABLE shop.item ADD COLUMN colour text;
+
+    Good:
+
+        -- 0001_add_colour.up.sql
+        ALTER TABLE shop.item ADD COLUMN colour text;
+        -- 0001_add_colour.down.sql
+        ALTER TABLE shop.item DROP COLUMN colour;
+    """
+    if file.way == "up" and file.migration.down is None:
+        down = file.script.file.removesuffix(".up.sql") + ".down.sql"
+        yield Finding("no way back: this migration has no down file", f"Write {down.rsplit('/', 1)[-1]}.")
+
+
+def made_by(parsed: Parsed, catalog: Catalog) -> Iterator[Thing]:
+    """What a statement makes and its down file should take away."""
+    tree, kind = parsed.tree, parsed.kind
+    if kind == "CreateStmt":
+        yield "table", catalog.find(parsing.name_of(tree.get("relation")))
+    elif kind == "CreateTableAsStmt":
+        sort = "materialized view" if tree.get("objtype") == "OBJECT_MATVIEW" else "table"
+        yield sort, catalog.find(parsing.name_of(tree.get("into", {}).get("rel")))
+    elif kind == "ViewStmt" and not tree.get("replace"):
+        yield "view", catalog.find(parsing.name_of(tree.get("view")))
+    elif kind == "IndexStmt" and "idxname" in tree:
+        table = catalog.find(parsing.name_of(tree.get("relation")))
+        yield "index", (table[0], str(tree["idxname"]))
+    elif kind == "CreateSeqStmt":
+        yield "sequence", catalog.find(parsing.name_of(tree.get("sequence")))
+    elif kind == "CreateSchemaStmt":
+        yield "schema", ("", str(tree.get("schemaname", "")))
+    elif kind in _TYPES:
+        items = parsing.name_of(tree["typevar"]) if "typevar" in tree else None
+        yield "type", items or parsing.dotted(tree.get("type_name") or tree.get("domainname"))
+    elif kind == "CreateFunctionStmt" and not tree.get("replace"):
+        yield "routine", parsing.dotted(tree.get("funcname"))
+    elif kind == "CreateTrigStmt" and not tree.get("replace"):
+        yield "trigger", (*catalog.find(parsing.name_of(tree.get("relation"))), str(tree.get("trigname", "")))
+    elif kind == "CreatePolicyStmt":
+        yield "policy", (*catalog.find(parsing.name_of(tree.get("table"))), str(tree.get("policy_name", "")))
+    elif kind == "AlterTableStmt" and tree.get("objtype") == "OBJECT_TABLE":
+        yield from _made_in_table(tree, catalog)
+
+
+def _made_in_table(tree: Tree, catalog: Catalog) -> Iterator[Thing]:
+    name = catalog.find(parsing.name_of(tree.get("relation")))
+    for command in tree.get("cmds", ()):
+        definition = command.get("def", {})
+        if command.get("subtype") == "AT_AddColumn":
+            yield "column", (*name, str(definition.get("colname", "")))
+        elif command.get("subtype") == "AT_AddConstraint" and (sort := kind_of(definition)) is not None:
+            if sort == "check" and "conname" not in definition:
+                continue  # the server makes its name of the columns that the condition reads
+            yield "constraint", (*name, name_of_constraint(name[1], definition, sort))
+
+
+_DROPPED = {
+    "OBJECT_TABLE": "table", "OBJECT_VIEW": "view", "OBJECT_MATVIEW": "materialized view", "OBJECT_INDEX": "index",
+    "OBJECT_SEQUENCE": "sequence", "OBJECT_SCHEMA": "schema", "OBJECT_TYPE": "type", "OBJECT_DOMAIN": "type",
+    "OBJECT_FUNCTION": "routine", "OBJECT_PROCEDURE": "routine", "OBJECT_ROUTINE": "routine",
+    "OBJECT_TRIGGER": "trigger", "OBJECT_POLICY": "policy",
+}  # fmt: skip
+
+
+def taken_by(parsed: Parsed, catalog: Catalog) -> Iterator[Thing]:
+    """What a statement takes away."""
+    tree = parsed.tree
+    if parsed.kind == "DropStmt":
+        sort = _DROPPED.get(str(tree.get("remove_type")), "")
+        for item in tree.get("objects", ()):
+            if sort in ("trigger", "policy"):
+                *table, own = parsing.strings(item.get("items", ())) or ["", ""]
+                yield sort, (*catalog.find(("", *table)[-2:]), own)  # type: ignore[arg-type]
+            elif sort in ("schema", "type", "routine"):
+                yield sort, parsing.dotted(item)
+            else:
+                yield sort, catalog.find(parsing.dotted(item))
+    elif parsed.kind == "AlterTableStmt":
+        name = catalog.find(parsing.name_of(tree.get("relation")))
+        for command in tree.get("cmds", ()):
+            what = {"AT_DropColumn": "column", "AT_DropConstraint": "constraint"}.get(str(command.get("subtype")))
+            if what is not None:
+                yield what, (*name, str(command.get("name", "")))
+
+
+@rule("HF0864", "down-does-not-revert", "after down and up", scope="file")
+def down_does_not_revert(file: File) -> Iterator[Finding]:
+    """The down file leaves something that the up file makes.
+
+    A second up then finds the name taken (SQLSTATE 42P07 and its kin). What goes together with its table counts as
+    gone. Compared are names of objects, not their content; `holdfast migrate verify` runs both.
+
+    Fix: drop in the down file, in reverse order, what the up file makes.
+
+    Source: docs/design.md.
+
+    Bad:
+
+        -- 0001_add_notes.up.sql
+        CREATE TABLE shop.note (id bigint PRIMARY KEY);
+        CREATE TABLE shop.note_tag (id bigint PRIMARY KEY);
+        -- 0001_add_notes.down.sql
+        DROP TABLE shop.note;
+
+    Good:
+
+        -- 0001_add_notes.up.sql
+        CREATE TABLE shop.note (id bigint PRIMARY KEY);
+        CREATE TABLE shop.note_tag (id bigint PRIMARY KEY);
+        -- 0001_add_notes.down.sql
+        DROP TABLE shop.note_tag;
+        DROP TABLE shop.note;
+    """
+    down = file.migration.down
+    if file.way != "up" or down is None:
+        return
+    back = [parsing.parse(s) for s in down.statements]
+    if any(p.fault is not None or p.kind in ("DoStmt", "CallStmt", "RenameStmt") for p in back):
+        return
+    gone = {t for p in back for t in taken_by(p, file.catalog)}
+    cascaded = any(p.tree.get("behavior") == "DROP_CASCADE" for p in back)
+    dropped = {t for p in file.parsed for t in taken_by(p, file.catalog)}
+    for index, parsed in enumerate(file.parsed):
+        for thing in made_by(parsed, file.catalog):
+            if (
+                thing not in gone
+                and thing not in dropped
+                and not cascaded
+                and not _goes_along(thing, gone, parsed, file)
+            ):
+                sort, name = thing
+                message = f"after down and up again the {sort} {'.'.join(p for p in name if p)} is still there"
+                yield Finding(message, f"Drop it in {down.file.rsplit('/', 1)[-1]}.", index)
+
+
+def _goes_along(thing: Thing, gone: set[Thing], parsed: Parsed, file: File) -> bool:
+    """Whether an object vanishes with its table, its partitioned parent or a column."""
+    tables = [file.catalog.find(parsing.name_of(parsed.tree[k])) for k in ("relation", "table") if k in parsed.tree]
+    tables += [file.catalog.find(parsing.name_of(r)) for r in parsed.tree.get("inh_relations", ())]
+    if thing[0] == "constraint" and any(sort == "column" and name[:2] == thing[1][:2] for sort, name in gone):
+        return True
+    if thing[0] == "index" and any(sort == "column" and name[:2] == tables[0] for sort, name in gone):
+        return True
+    return any(("table", table) in gone or ("schema", ("", table[0])) in gone for table in (*tables, thing[1][:2]))
+
+
+@rule("HF0865", "row-security-without-policy", "row security without")
+def row_security_without_policy(step: Step) -> Iterator[Finding]:
+    """ENABLE ROW LEVEL SECURITY before there is a policy.
+
+    From then on everybody but the owner sees no row and writes none. Within one transaction nobody notices if the
+    policies follow; without one, they must come first. DISABLE comes before the policies go, for the same reason.
+
+    Fix: CREATE POLICY first, ENABLE last.
+
+    Source: PostgreSQL documentation, Row Security Policies.
+
+    Bad:
+
+        ALTER TABLE shop.item ENABLE ROW LEVEL SECURITY;
+
+    Good:
+
+        CREATE POLICY everybody ON shop.item USING (true);
+        ALTER TABLE shop.item ENABLE ROW LEVEL SECURITY;
+    """
+    for command in step.commands("AT_EnableRowSecurity"):
+        following = step.file.parsed[step.index + 1 :] if step.file.script.transactional else ()
+        later = any(
+            p.kind == "CreatePolicyStmt" and step.catalog.find(parsing.name_of(p.tree.get("table"))) == command.name
+            for p in following
+        )
+        if not command.table.policies and not later:
+            message = f"row security without a policy hides every row of {shown(command.name)} from all but its owner"
+            yield Finding(message, "Create the policies first, and enable row security last.", offset=command.offset)
+
+
+RULES = (
+    declared_object, table_without_primary_key, down_missing, down_does_not_revert, row_security_without_policy,
+)  # fmt: skip

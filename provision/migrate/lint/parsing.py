@@ -1,0 +1,171 @@
+"""SQL read by PostgreSQL's own parser, as plain dictionaries. The only module that knows the binding. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from provision.migrate.files import Statement
+from provision.postgres.lexer import scan
+
+#: One node of the parser's tree: its fields by name, unset ones left out, and its kind under "node".
+Tree = dict[str, Any]
+#: Schema and name; the schema is "" where the text names none.
+Name = tuple[str, str]
+#: The parser recurses; a chain of this many tokens that no comma breaks could exhaust a thread's stack.
+_LONGEST_CHAIN = 2000
+
+
+class Fault(NamedTuple):
+    """Why there is no tree; ``offset`` counts characters of the statement. A ``syntax`` fault is the writer's."""
+
+    syntax: bool
+    message: str
+    offset: int
+
+
+class Parsed(NamedTuple):
+    """A statement and its tree, empty where ``fault`` says why."""
+
+    statement: Statement
+    tree: Tree
+    fault: Fault | None = None
+
+    @property
+    def kind(self) -> str:
+        """The parser's name for the statement, such as AlterTableStmt."""
+        return str(self.tree.get("node", ""))
+
+    def offset(self, location: int) -> int:
+        """Characters before a place that the parser gives in bytes."""
+        return _characters(self.statement.text, location)
+
+
+def parse(statement: Statement) -> Parsed:
+    """Read one statement. Never raises."""
+    import postgast  # loads a shared library
+
+    text = statement.text
+    chain, at = _longest_chain(text)
+    if chain > _LONGEST_CHAIN:
+        return Parsed(statement, {}, Fault(False, "the statement is one expression of too many parts", at))
+    if "\0" in text:
+        return Parsed(statement, {}, Fault(True, "SQL cannot hold a zero byte", text.index("\0")))
+    try:
+        found = postgast.parse(text).stmts
+    except postgast.PgQueryError as error:
+        message = " ".join(str(error.message).split())
+        return Parsed(statement, {}, Fault(True, message, _characters(text, error.cursorpos - 1)))
+    except UnicodeEncodeError as error:
+        return Parsed(statement, {}, Fault(True, "the text is not Unicode", error.start))
+    except Exception:  # the binding refuses trees of more than a hundred levels with an error of its transport
+        return Parsed(statement, {}, Fault(False, "the statement is nested too deeply", 0))
+    if len(found) > 1:
+        return Parsed(statement, {}, Fault(False, "the statement holds several", 0))
+    return Parsed(statement, _plain(found[0].stmt) if found else {})
+
+
+def _characters(text: str, location: int) -> int:
+    return len(text.encode(errors="replace")[: max(location, 0)].decode(errors="ignore"))
+
+
+def _longest_chain(text: str) -> tuple[int, int]:
+    """An upper bound of the tree's depth: tokens since the last comma of each open bracket; and where it is reached."""
+    counts, total, worst, at = [0], 0, 0, 0
+    for kind, start, end in scan(text):
+        sign = text[start:end] if kind == "op" else ""
+        if sign == ",":
+            total -= counts[-1]
+            counts[-1] = 0
+            continue
+        counts[-1] += 1
+        total += 1
+        if sign in ("(", "["):
+            counts.append(0)
+        elif sign in (")", "]") and len(counts) > 1:
+            total -= counts.pop()
+        if total > worst:
+            worst, at = total, start
+    return worst, at
+
+
+def _plain(message: Any) -> Tree:
+    """A protobuf message as a dictionary; the wrapper around each child is left out, enumerations become names."""
+    if message.DESCRIPTOR.name == "Node":
+        which = message.WhichOneof("node")
+        return _plain(getattr(message, which)) if which else {}
+    tree: Tree = {"node": message.DESCRIPTOR.name}
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            tree[field.name] = _plain(value) if hasattr(value, "ListFields") else [_plain(item) for item in value]
+        elif field.enum_type is not None and isinstance(value, int):
+            tree[field.name] = field.enum_type.values_by_number[value].name
+        else:
+            tree[field.name] = value
+    return tree
+
+
+def walk(tree: Any) -> Iterator[Tree]:
+    """Every node of a tree or a list of trees, the outer before the inner."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(reversed(node))
+        elif isinstance(node, dict):
+            if node:
+                yield node
+            stack.extend(v for v in reversed(node.values()) if isinstance(v, (dict, list)))
+
+
+def nodes(tree: Any, kind: str) -> Iterator[Tree]:
+    """Every node of one kind."""
+    return (node for node in walk(tree) if node.get("node") == kind)
+
+
+def name_of(relation: Tree | None) -> Name:
+    """The name that a RangeVar holds."""
+    relation = relation or {}
+    return relation.get("schemaname", ""), relation.get("relname", "")
+
+
+def strings(items: Iterable[Tree]) -> list[str]:
+    """The texts of a list of String nodes."""
+    return [str(item.get("sval", "")) for item in items if item.get("node") == "String"]
+
+
+def dotted(items: Iterable[Tree] | Tree | None) -> Name:
+    """The name that a list of String nodes holds: schema and name."""
+    if isinstance(items, dict):
+        items = items.get("items") or items.get("names") or items.get("objname") or [items]
+    parts = strings(items or ())
+    return ("", *parts)[-2:] if parts else ("", "")  # type: ignore[return-value]
+
+
+def type_text(type_name: Tree | None) -> str | None:
+    """A TypeName as ``provision.postgres.types`` reads it; None for what takes more, such as interval fields."""
+    if not type_name:
+        return None
+    parts = strings(type_name.get("names", ()))
+    if parts[:1] == ["pg_catalog"]:
+        parts = parts[1:]
+    modifiers = [m.get("ival", {}).get("ival", 0) for m in type_name.get("typmods", ()) if "ival" in m]
+    if len(modifiers) != len(type_name.get("typmods", ())) or parts in ([], ["interval"]):
+        return None
+    quoted = ".".join(p if p.isidentifier() and p == p.lower() else '"' + p.replace('"', '""') + '"' for p in parts)
+    tail = f"({', '.join(map(str, modifiers))})" if modifiers else ""
+    return quoted + tail + ("[]" if type_name.get("array_bounds") else "")
+
+
+def called(tree: Any) -> list[str]:
+    """The functions that an expression calls, as ``schema.name`` or ``name``."""
+    return [".".join(strings(call.get("funcname", ()))) for call in nodes(tree, "FuncCall")]
+
+
+def option(items: Iterable[Tree], name: str) -> bool:
+    """Whether an option such as CONCURRENTLY or FULL is given and not switched off."""
+    for item in items:
+        if item.get("defname") == name:
+            value = item.get("arg", {})
+            return value.get("sval", "true") not in ("false", "off") and value.get("ival", 1) != 0
+    return False

@@ -1,0 +1,173 @@
+"""Sixteen writers, each acknowledged row in a ledger, while maintenance runs over and over with a clock that leaps."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from provision.embedded import postgres
+from tests.migrate.partitions_bed import COLUMNS, NOON, Bed, debian, done
+from tests.migrate.traffic import Clock, Traffic
+
+RETAIN = timedelta(days=6)
+_LEAP = timedelta(hours=18)
+#: How long maintenance may hold a lock that stops writers. A machine under load makes single ones longer.
+_HOLD_S = 0.05
+DETACHED = "SELECT relname FROM pg_class WHERE relname ~ '^events_2' AND relkind = 'r' AND NOT relispartition"
+
+
+def declare(bed: Bed, *, default: bool) -> None:
+    columns = {**COLUMNS, "n": {"type": "integer", "nullable": False, "default": 0}}
+    split = {"every": "1 day", "premake": 3, "retain": "6 days", "on_expiry": "archive", "default": default}
+    bed.declare(split, columns=columns, indexes={"events_at": {"columns": ["at"]}})
+    bed.apply()
+    bed.maintain()
+
+
+def archived(bed: Bed) -> list[int]:
+    """The ids in all archives."""
+    found: list[int] = []
+    for path in (bed.root / "archive").rglob("*.copy.gz"):
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()[1:]
+        found += [int(line.split("\t")[0]) for line in lines]
+    return found
+
+
+def nothing_is_lost(bed: Bed, acknowledged: set[int]) -> None:
+    """Each row is in the table or in an archive, in one of them only."""
+    live = [r[0] for r in bed.run("SELECT id FROM app.events")]
+    kept = archived(bed)
+    assert len(live) == len(set(live))
+    assert len(kept) == len(set(kept))
+    assert not set(live) & set(kept)
+    assert acknowledged <= set(live) | set(kept)
+
+
+def everything(bed: Bed) -> set[int]:
+    """The ids in the table, in partitions that were detached and not archived yet, and in archives."""
+    backends = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holdfast dev'"
+    while bed.run(backends) != [(0,)]:  # the server needs a moment to notice that its client is gone
+        time.sleep(0.05)
+    found = {r[0] for r in bed.run("SELECT id FROM app.events")}
+    for (name,) in bed.run(DETACHED):
+        found |= {r[0] for r in bed.run(f"SELECT id FROM app.{name}")}
+    return found | set(archived(bed))
+
+
+def storm(bed: Bed, *, default: bool, seconds: float) -> None:
+    declare(bed, default=default)
+    clock = Clock(NOON)
+    traffic = Traffic(bed, clock, far=default, retain=RETAIN)
+    wanted, seen = {"detach", "archive", "move" if default else "create"}, set[str]()
+    with traffic.running():
+        end = time.monotonic() + seconds
+        while (time.monotonic() < end or not wanted <= seen) and not traffic.faults:
+            report = bed.maintain(clock.now)
+            assert not report.consents
+            seen |= {word for word, _ in done(report)}
+            clock.now += _LEAP
+    nothing_is_lost(bed, set(traffic.acknowledged))
+    assert traffic.reads > 20
+    assert traffic.updates > 100
+    margin = 0.5
+    assert max(traffic.latencies) < traffic.lock_timeout_s + margin
+    held = sorted(t for times in traffic.held.values() for t in times)
+    slowest, longest = max(traffic.latencies), max(held, default=0)
+    print(f"{len(traffic.acknowledged)} rows, {traffic.reads} reads, slowest write {slowest * 1000:.0f} ms")
+    print(f"{len(held)} locks, longest {longest * 1000:.0f} ms")
+    if not default:
+        assert not held, "no writer's table was locked against it"
+    else:
+        assert held[len(held) // 2] <= _HOLD_S, held[-10:]
+
+
+@pytest.mark.req("A6.6", "A6.12", "A6.8", "A6.7")
+@pytest.mark.parametrize("default", [True, False])
+def test_sixteen_writers_lose_nothing_and_wait_for_nobody(
+    pg_database: dict[str, Any], tmp_path: Path, default: bool
+) -> None:
+    storm(Bed(tmp_path / "bed", pg_database), default=default, seconds=3)
+
+
+@pytest.mark.req("A6.6", "A6.12", "A6.8", "A6.7")
+def test_the_same_without_default_on_16(pg16_database: dict[str, Any], tmp_path: Path) -> None:
+    storm(Bed(tmp_path / "bed", pg16_database), default=False, seconds=3)
+
+
+@pytest.mark.req("A6.6", "A6.12", "A6.8", "A6.7")
+def test_the_same_with_default_on_15(server_root: Path, tmp_path: Path) -> None:
+    with debian(15, server_root) as server:
+        server.create_database(name := f"t{uuid4().hex[:12]}")
+        storm(Bed(tmp_path / "bed", server.dsn(name)), default=True, seconds=3)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("default", [True, False])
+@pytest.mark.parametrize("major", [15, 16, 17, 18])
+def test_sixteen_writers_for_minutes(
+    postgres_of: Callable[[int], postgres.Server], tmp_path: Path, major: int, default: bool
+) -> None:
+    server = postgres_of(major)
+    server.create_database(name := f"t{uuid4().hex[:12]}")
+    storm(Bed(tmp_path / "bed", server.dsn(name)), default=default, seconds=60)
+
+
+@pytest.mark.req("A6.7", "A6.12")
+def test_runs_that_are_killed_anywhere_leave_what_the_next_one_ends(
+    tmp_path: Path, pg_database: dict[str, Any]
+) -> None:
+    bed = Bed(tmp_path / "bed", pg_database)
+    declare(bed, default=True)
+    seed = int(os.environ.get("HOLDFAST_SEED", random.randrange(10**6)))
+    print(f"HOLDFAST_SEED={seed}")
+    chance = random.Random(seed)
+    expected: set[int] = set()
+    killed, usual = 0, 0.0
+    for turn in range(8):
+        now = NOON + timedelta(days=3) * turn
+        first = turn * 1000
+        bed.run(
+            "INSERT INTO app.events SELECT g, %s::timestamptz + (g %% 200) * interval '1 hour'"
+            " FROM generate_series(%s::int, %s::int) g",
+            now, first, first + 199,
+        )  # fmt: skip
+        expected |= set(range(first, first + 200))
+        begun = time.monotonic()
+        killed += kill_during(bed, now, chance.uniform(0.4, 1.0) * usual if usual else 60)
+        usual = usual or time.monotonic() - begun
+        assert expected <= everything(bed)
+    print(f"{killed} of 8 runs were killed")
+    assert killed
+    last = NOON + timedelta(days=21)
+    bed.maintain(last)
+    nothing_is_lost(bed, expected)
+    assert done(bed.maintain(last)) == []
+    assert bed.run(DETACHED) == []
+
+
+def kill_during(bed: Bed, now: Any, seconds: float) -> bool:
+    """Start a run and kill it after some time; whether it still ran."""
+    arguments = ["--specs", str(bed.plain.specs), "--env", "dev", "partitions", "maintain", "--as-of", now.isoformat(),
+                 "--archive", str(bed.root / "archive")]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "provision.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
