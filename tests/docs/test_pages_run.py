@@ -19,7 +19,7 @@ from tests.docs.pages import PAGES, ROOT, files, lines
 from tests.live.conftest import Plane
 
 HOW_TO = ROOT / "docs" / "how-to"
-#: Run by tests/live/test_least_privilege.py, tests/pulumi/test_import.py and tests/docs/test_pulumi_pages.py.
+#: Run by tests/live/test_least_privilege.py, tests/pulumi/test_pulumi_import.py and tests/docs/test_pulumi_pages.py.
 ELSEWHERE = {"least-privilege.md", "pulumi.md", "pulumi-components.md", "pulumi-import.md"}
 
 
