@@ -127,7 +127,8 @@ class Plane(pulumi.ComponentResource):
         self.contract = written.content.apply(lambda content: place(workspace.name, workspace.env))
         plans = {id: resource.plan for id, resource in self.resources.items()}
         self.plan = pulumi.Output.all(**plans).apply(lambda found: {id: plan for id, plan in found.items() if plan})
-        names = ("plane", "env", "contract", "connections", "plan")
+        # Not ``plan``: it is empty after an up, and what a component registers must equal what a saved plan foresaw.
+        names = ("plane", "env", "contract", "connections")
         self.register_outputs({name: getattr(self, name) for name in names})
 
 
