@@ -12,6 +12,8 @@ from provision.postgres.lexer import scan
 Tree = dict[str, Any]
 #: Schema and name; the schema is "" where the text names none.
 Name = tuple[str, str]
+#: Levels of a tree that are looked at.
+_DEEPEST = 100
 #: The parser recurses; a chain of this many tokens that no comma breaks could exhaust a thread's stack.
 _LONGEST_CHAIN = 2000
 
@@ -62,7 +64,10 @@ def parse(statement: Statement) -> Parsed:
         return Parsed(statement, {}, Fault(False, "the statement is nested too deeply", 0))
     if len(found) > 1:
         return Parsed(statement, {}, Fault(False, "the statement holds several", 0))
-    return Parsed(statement, _plain(found[0].stmt) if found else {})
+    try:
+        return Parsed(statement, _plain(found[0].stmt) if found else {})
+    except RecursionError:
+        return Parsed(statement, {}, Fault(False, "the statement is nested too deeply", 0))
 
 
 def _characters(text: str, location: int) -> int:
@@ -89,15 +94,22 @@ def _longest_chain(text: str) -> tuple[int, int]:
     return worst, at
 
 
-def _plain(message: Any) -> Tree:
-    """A protobuf message as a dictionary; the wrapper around each child is left out, enumerations become names."""
+def _plain(message: Any, level: int = 3) -> Tree:
+    """A protobuf message as a dictionary; the wrapper around each child is left out, enumerations become names.
+
+    Raises RecursionError beyond a hundred levels: whether the transport refuses them differs by what else is loaded.
+    """
+    if level > _DEEPEST:
+        raise RecursionError
     if message.DESCRIPTOR.name == "Node":
         which = message.WhichOneof("node")
-        return _plain(getattr(message, which)) if which else {}
+        return _plain(getattr(message, which), level + 1) if which else {}
     tree: Tree = {"node": message.DESCRIPTOR.name}
     for field, value in message.ListFields():
         if field.message_type is not None:
-            tree[field.name] = _plain(value) if hasattr(value, "ListFields") else [_plain(item) for item in value]
+            tree[field.name] = (
+                _plain(value, level + 1) if hasattr(value, "ListFields") else [_plain(i, level + 1) for i in value]
+            )
         elif field.enum_type is not None and isinstance(value, int):
             tree[field.name] = field.enum_type.values_by_number[value].name
         else:
