@@ -7,7 +7,6 @@ pools keep the sizes they declare only with a Pooler each; they differ in mode a
 from __future__ import annotations
 
 import re
-from configparser import RawConfigParser
 from typing import Any
 
 from provision.kubernetes.objects import (
@@ -106,10 +105,7 @@ def _version(image: str | None) -> tuple[int, ...]:
 
 def _shared(pool: Record, version: tuple[int, ...]) -> dict[str, str]:
     """What a PgBouncer of our own would be told for the same pool."""
-    nowhere = {pool.address: pgbouncer.Endpoint("", PORT, "")}
-    parser = RawConfigParser()
-    parser.read_string(pgbouncer.render([pool], nowhere, version).ini)
-    return {key: value for key, value in parser["pgbouncer"].items() if key in _SHARED}
+    return {key: value for key, value in pgbouncer.shared([pool], version).items() if key in _SHARED}
 
 
 def _pooler(target: Target, where: Place, pool: Record, word: Service) -> Manifest:

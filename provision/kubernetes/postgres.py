@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from provision.kubernetes.objects import (
+    HOLDFAST,
     Manifest,
     Opening,
     Place,
@@ -36,8 +37,6 @@ _OPERATOR: Json = {
     "namespaceSelector": {},
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "cloudnative-pg"}},
 }
-#: The label of our own Jobs' pods.
-HOLDFAST: Json = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "holdfast"}}}
 #: Where a target names none.
 _DEPLOYER, _DATABASE, _STORAGE = "holdfast", "app", 10 * 2**30
 #: Attributes that a role can only give to others if it has them (PostgreSQL 16).

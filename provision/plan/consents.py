@@ -16,6 +16,13 @@ def is_consent(text: str) -> bool:
     return _CONSENT.match(text) is not None
 
 
+def refuse_malformed(allowed: Collection[str], help: str) -> None:
+    """Raise InputError for the first text that has not the form of a consent."""
+    for consent in allowed:
+        if not is_consent(consent):
+            raise InputError(f"{consent} is not a consent", help)
+
+
 def required(plan: Plan) -> tuple[str, ...]:
     """The consents that the plan's hazards ask for, each once, in step order: ``data_loss:pg:main/agents/state``."""
     wanted = (f"{hazard.kind}:{step.object}" for step in plan.steps for hazard in step.hazards if hazard.needs_consent)
@@ -24,11 +31,7 @@ def required(plan: Plan) -> tuple[str, ...]:
 
 def missing(plan: Plan, allowed: Collection[str]) -> tuple[str, ...]:
     """The required consents that were not given. ``adopt:`` of an object covers what lies below it."""
-    for consent in allowed:
-        if not is_consent(consent):
-            raise InputError(
-                f"{consent} is not a consent", "Write KIND:ADDRESS, as plan lists it: data_loss:pg:main/s/t."
-            )
+    refuse_malformed(allowed, "Write KIND:ADDRESS, as plan lists it: data_loss:pg:main/s/t.")
     return tuple(c for c in required(plan) if not _covered(c, allowed))
 
 

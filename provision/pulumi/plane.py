@@ -14,6 +14,7 @@ from provision.reconcile.folders import cache_folder
 from provision.reconcile.parts import CONTRACT, TYPES, Part, is_rolling, owner
 from provision.reconcile.splitting import among_kin, split
 from provision.reconcile.workspace import Workspace
+from provision.spec.environments import overlay
 
 if TYPE_CHECKING:
     from provision.spec.record import Plane as Records
@@ -186,7 +187,7 @@ def _former(record: Record) -> str:
 
 def _over(base: Mapping[str, Any], over: pulumi.Input[Mapping[str, Any]] | None) -> Any:
     """The declared targets with what the program knows of them laid over."""
-    return base if over is None else pulumi.Output.from_input(over).apply(lambda known: _overlaid(base, known))
+    return base if over is None else pulumi.Output.from_input(over).apply(lambda known: overlay(base, known))
 
 
 def _connections(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,13 +196,3 @@ def _connections(section: Mapping[str, Any]) -> dict[str, Any]:
     from provision.spec import target as targets
 
     return reachable({(t.system, t.name): t for t in targets.parse(section) if isinstance(t, targets.Target)})
-
-
-def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping over another, level by level."""
-    both = {k: _overlaid(base[k], v) for k, v in over.items() if _are_mappings(base.get(k), v)}
-    return {**base, **over, **both}
-
-
-def _are_mappings(*values: Any) -> bool:
-    return all(isinstance(value, Mapping) for value in values)

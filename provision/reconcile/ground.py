@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from provision.reconcile.applying import Executor, Outcome
 
 Progress = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """One run of the history, and how it will be said to have ended."""
+
+    id: str
+    status: str = "done"
+    summary: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ground:
@@ -68,23 +78,30 @@ class Ground:
 
     def run(self, plan: Plan, executor: Executor) -> Outcome:
         """Do the plan as a run of the history. What was done before a failure stays done."""
-        ledger = self.ledger
-        run = ledger.start_run(plan.fingerprint)
-        try:
+        with self.recorded(plan.fingerprint) as run:
             outcome = executor.run(plan)
-        except KeyboardInterrupt:
-            ledger.finish_run(run, "interrupted", {})
-            raise
-        except Exception:
-            self._note_failure(run)
-            raise
-        ledger.finish_run(run, "done", {**plan.summary, "adopted": outcome.adopted})
+            run.summary = {**plan.summary, "adopted": outcome.adopted}
         return outcome
 
-    def _note_failure(self, run: str) -> None:
+    @contextmanager
+    def recorded(self, fingerprint: str, so_far: Callable[[], Mapping[str, int]] = dict) -> Iterator[Run]:
+        """Note a run in the ledger's history: that it begins, and how it ends. ``so_far`` is told of one cut short."""
+        ledger = self.ledger
+        run = Run(ledger.start_run(fingerprint))
+        try:
+            yield run
+        except KeyboardInterrupt:
+            ledger.finish_run(run.id, "interrupted", so_far())
+            raise
+        except Exception:
+            self._note_failure(run.id, so_far())
+            raise
+        ledger.finish_run(run.id, run.status, run.summary)
+
+    def _note_failure(self, run: str, summary: Mapping[str, int]) -> None:
         """Record the failure where the ledger still answers; the error itself matters more than this note."""
         try:
-            self.ledger.finish_run(run, "failed", {})
+            self.ledger.finish_run(run, "failed", summary)
         except (OperationError, OSError):
             self.note("the run could not be marked as failed: the ledger does not answer")
 

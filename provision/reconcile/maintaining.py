@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +13,9 @@ from provision.migrate.partitions.look import look, rolls
 from provision.migrate.partitions.maintain import Keeper, Orders
 from provision.migrate.partitions.report import Report, SetStatus
 from provision.migrate.partitions.runner import Patience
-from provision.plan.consents import is_consent
+from provision.plan.consents import refuse_malformed
 from provision.plan.scope import ScopeError, covers
 from provision.reconcile.session import OpenPlane, open_plane
-from provision.spec.errors import InputError, OperationError
 from provision.spec.nearest import nearest
 
 if TYPE_CHECKING:
@@ -47,9 +45,7 @@ def maintain(
     Gives what was done, the consents that some of it waits for, and what failed. Raises LockHeld with who holds the
     lock, UnreachableError, InputError.
     """
-    for consent in wish.allowed:
-        if not is_consent(consent):
-            raise InputError(f"{consent} is not a consent", "Write KIND:ADDRESS: data_loss:pg:main/s/t/partitions/set.")
+    refuse_malformed(wish.allowed, "Write KIND:ADDRESS: data_loss:pg:main/s/t/partitions/set.")
     with open_plane(specs, env, cache=cache, note=note) as plane:
         report = Report(plane.name, plane.env, wish.clock.isoformat(timespec="seconds"))
         ledger = _ledger(plane)
@@ -63,11 +59,12 @@ def maintain(
                 keeper.retire(former)
             return report
         ledger.prepare()
-        with ledger.hold(), _run(ledger, report, note) as run:
+        with ledger.hold(), plane.ground.recorded(history.BEGUN, lambda: report.summary) as run:
             keepers = list(_keepers(plane, targets, wish, report, progress))
             for keeper in keepers:
                 keeper.advance()
-            _retire(keepers, ledger, run)
+            _retire(keepers, ledger, run.id)
+            run.status, run.summary = "failed" if report.problems else "done", _counts(report)
         return report
 
 
@@ -129,24 +126,6 @@ def _folder(plane: OpenPlane, target: str, named: Path | None) -> Path | None:
     if plane.targets.targets["pg", target].kind != "embedded":
         return None
     return plane.targets.root / ".holdfast" / plane.env / "archive"
-
-
-@contextmanager
-def _run(ledger: PostgresLedger, report: Report, note: Progress) -> Iterator[str]:
-    """A run of the ledger's history around the work."""
-    run = ledger.start_run(history.BEGUN)
-    try:
-        yield run
-    except KeyboardInterrupt:
-        ledger.finish_run(run, "interrupted", report.summary)
-        raise
-    except Exception:
-        try:
-            ledger.finish_run(run, "failed", report.summary)
-        except (OperationError, OSError):
-            note("the run could not be marked as failed: the ledger does not answer")
-        raise
-    ledger.finish_run(run, "failed" if report.problems else "done", _counts(report))
 
 
 def _counts(report: Report) -> Mapping[str, int]:
