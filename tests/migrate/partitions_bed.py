@@ -20,6 +20,10 @@ from tests.live.drift_bed import Bed as Plain
 #: The clock of most tests.
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SET = "pg:main/app/events/partitions/set"
+DAY = timedelta(days=1)
+DAILY = {"every": "1 day", "premake": 3, "retain": "5 days"}
+CONSENT = f"data_loss:{SET}"
+HASTY = Patience(lock_timeout_ms=100, tries=2, quiet_ms=200)
 COLUMNS = {"id": {"type": "bigint", "nullable": False}, "at": {"type": "timestamptz", "nullable": False}}
 _PARTITIONS = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -13,7 +13,7 @@ import pytest
 
 from provision.cli.main import program
 
-UNITS = Path(__file__).parents[2] / "examples" / "systemd"
+UNITS = Path(__file__).parents[3] / "examples" / "systemd"
 
 
 def unit(name: str) -> configparser.ConfigParser:

@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from provision.embedded import postgres
 from provision.migrate.partitions import archive
-from provision.migrate.partitions.runner import Patience
-from tests.migrate.partitions_bed import COLUMNS, NOON, SET, Bed, debian, done, fill, rows
-
-DAY = timedelta(days=1)
-DAILY = {"every": "1 day", "premake": 3, "retain": "5 days"}
-CONSENT = f"data_loss:{SET}"
-HASTY = Patience(lock_timeout_ms=100, tries=2, quiet_ms=200)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, pg_database: dict[str, Any]) -> Bed:
-    return Bed(tmp_path / "bed", pg_database)
-
-
-@pytest.fixture(scope="module")
-def fifteen(server_root: Path) -> Iterator[postgres.Server]:
-    """PostgreSQL 15, where the machine has it."""
-    with debian(15, server_root) as server:
-        yield server
-
-
-@pytest.fixture(params=[18, 16, 15])
-def each(request: pytest.FixtureRequest, tmp_path: Path) -> Bed:
-    """The same on every server that is at hand."""
-    if request.param == 15:
-        server: postgres.Server = request.getfixturevalue("fifteen")
-        server.create_database(name := f"t{uuid4().hex[:12]}")
-        return Bed(tmp_path / "bed", server.dsn(name))
-    return Bed(tmp_path / "bed", request.getfixturevalue("pg_database" if request.param == 18 else "pg16_database"))
+from tests.migrate.partitions_bed import COLUMNS, CONSENT, DAILY, DAY, HASTY, NOON, SET, Bed, done, fill, rows
 
 
 def archived(path: str) -> list[list[str]]:
