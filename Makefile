@@ -78,6 +78,8 @@ soak: $(STAMP) ## what takes long: server versions, crashes, benchmarks
 	@mkdir -p build
 	$(BIN)/python -m pytest -m soak --timeout 3600 --junit-xml build/junit-soak.xml
 	$(BIN)/python bench/plan.py
+	$(BIN)/python bench/partitions.py
+	$(BIN)/python bench/migrate.py
 	$(BIN)/python bench/pulumi.py
 
 lock: ## resolve pyproject.toml anew into the lock file, for every platform and Python >= 3.11

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from provision.cli import exits
 from provision.cli.output import Progress, confirm, is_attended, options, say, show
 from provision.plan.plan import Plan
 from provision.spec.errors import ConsentError, InputError
+
+if TYPE_CHECKING:
+    from provision.reconcile.session import OpenPlane
 
 
 @click.command("apply", help="Do the steps of a plan; without PLAN, plan first and ask.")
@@ -35,6 +39,7 @@ def command(plan_file: Path | None, allow: tuple[str, ...], yes: bool) -> int:
         if lacking:
             raise ConsentError(lacking)
         if saved is None and made.is_idle:
+            _stamp(plane)
             return exits.DONE
         if saved is None and not yes and not _agreed():
             say("nothing was changed")
@@ -44,8 +49,17 @@ def command(plan_file: Path | None, allow: tuple[str, ...], yes: bool) -> int:
             outcome = plane.apply(made, allowed=allow, progress=progress)
         finally:
             progress.close()
-    say(outcome.sentence)
+        say(outcome.sentence)
+        _stamp(plane)
     return exits.DONE
+
+
+def _stamp(plane: OpenPlane) -> None:
+    """Record the migrations that the specs cover."""
+    from provision.reconcile import stamping
+
+    if found := stamping.stamp(plane, datetime.now(UTC)):
+        say(f"recorded as applied, since the specs cover them: {', '.join(m.version for m in found)}")
 
 
 def _agreed() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,14 +11,18 @@ from provision.cli import exits
 from provision.cli.output import FORMAT, colored, options, say
 from provision.spec.errors import InputError
 
+if TYPE_CHECKING:
+    from provision.reconcile.checking import Checked
+
+FORMS = click.Choice(["text", "json", "github", "sarif"])
+
 
 @click.command("check", help="Report every mistake in the specs; with PATHS, only those in these files.")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--compile", "compiled", is_flag=True, help="Also build the schema on a scratch server (rolled back).")
-@click.option("--format", "form", type=click.Choice(["text", "json", "github", "sarif"]), default="text", help=FORMAT)
+@click.option("--format", "form", type=FORMS, default="text", help=FORMAT)
 def command(paths: tuple[Path, ...], compiled: bool, form: str) -> int:
     from provision import reconcile
-    from provision.spec import render
 
     chosen = options()
     if missing := [path for path in paths if not path.exists()]:
@@ -25,6 +30,13 @@ def command(paths: tuple[Path, ...], compiled: bool, form: str) -> int:
     found = reconcile.check(
         chosen.specs, chosen.env, cache=chosen.cache, root=chosen.root, compiled=compiled, paths=paths, note=say
     )
+    return show(found, form)
+
+
+def show(found: Checked, form: str) -> int:
+    """Print diagnostics in one of ``FORMS``; gives the exit code."""
+    from provision.spec import render
+
     errors = sum(d.severity == "error" for d in found.diagnostics)
     if form == "text":
         click.echo(render.text(found.diagnostics, found.line, color=colored()), nl=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from provision.cli import exits
@@ -50,6 +52,19 @@ def status() -> int:
         return exits.FAILED
     show(_table(running))
     return exits.DONE if running.is_up else exits.FAILED
+
+
+@command.command("env", help="Print the variables that reach the embedded servers: eval \"$(holdfast dev env)\".")
+def env() -> int:
+    """Give a shell, and so the runtime library, what the contract of an embedded plane cannot hold."""
+    from provision.reconcile import local
+
+    variables = local.variables(options().specs, options().environment)
+    if variables is None:
+        say("never started; run: holdfast dev up")
+        return exits.FAILED
+    show("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    return exits.DONE
 
 
 @command.command("reset", help="Stop the embedded servers and delete their data.")

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.cli import exits
-from provision.cli.output import FORMAT, colored, options, say, show, show_json, table
+from provision.cli import exits, migrations
+from provision.cli.migrations import DIR, FORM, TARGET, folder_of, read_folder
+from provision.cli.output import colored, options, say, show, show_json, table
 from provision.spec.errors import InputError
 
 if TYPE_CHECKING:
     from provision.migrate.files import Migration
     from provision.migrate.performing import Decision
     from provision.migrate.runner import Ran, Runner
+    from provision.reconcile.session import OpenPlane
 
 _BAD = ("missing", "changed")
-_WORDS = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 
 
 class _InOrder(click.Group):
@@ -35,49 +36,26 @@ def command() -> None:
     pass
 
 
-_dir = click.option(
-    "--dir",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of migrations (default: migrations).",
-)
-_target = click.option("--target", default="main", metavar="NAME", help="The Postgres target (default: main).")
-_form = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help=FORMAT)
+command.add_command(migrations.init)
+command.add_command(migrations.new)
+command.add_command(migrations.lint)
+command.add_command(migrations.verify)
+
 _dry = click.option("--dry-run", is_flag=True, help="Show the statements; send none.")
 _wait = click.option("--wait", metavar="DURATION", help="Wait so long for another runner, such as 5m.")
 _app = click.option("--application-version", metavar="TEXT", help="Recorded with what is applied.")
+_unlinted = click.option("--no-lint", is_flag=True, help="Run although lint finds errors; they are still told.")
 _done = click.option("--done", multiple=True, metavar="VERSION:N", help="Statement N, left in doubt, took effect.")
 _redo = click.option("--redo", multiple=True, metavar="VERSION:N", help="Run statement N, left in doubt, again.")
 
 
-@command.command("new", help="Start a migration: two files, numbered after the last.")
-@click.argument("name")
-@click.option("--version", "version", metavar="VERSION", help="Its version (default: the next minor one).")
-@click.option(
-    "--kind", type=click.Choice(["schema", "data", "index", "partition", "function"]), default="schema",
-    help="What it changes (default: schema).",
-)  # fmt: skip
-@_dir
-def new(name: str, version: str | None, kind: str, folder: Path | None) -> None:
-    from provision.migrate import files, new
-
-    if not _WORDS.fullmatch(name):
-        raise InputError(f"{name} is no name of a migration", "Say what it does, verb first: add_task_priority.")
-    place = _folder(folder)
-    found, _ = files.read(place)
-    for path in new.write(place, name, found, version=version, kind=kind):
-        show(f"{path}\n")
-    say("write the statements; a migration without a way back has no down file")
-
-
 @command.command("status", help="Show each version and what became of it.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when a migration is not applied.")
-@_form
-@_target
-@_dir
+@FORM
+@TARGET
+@DIR
 def status(detailed_exitcode: bool, form: str, target: str, folder: Path | None) -> int:
-    with _runner(target, folder) as runner:
+    with _runner(target, folder) as (_, runner):
         rows, holder = runner.status(), runner.holder()
     if form == "json":
         show_json({"environment": runner.env, "holder": holder and holder._asdict(), "migrations": rows})
@@ -99,21 +77,25 @@ def status(detailed_exitcode: bool, form: str, target: str, folder: Path | None)
 @command.command("up", help="Apply what is pending, in order.")
 @click.option("--to", metavar="VERSION", help="Stop after this version.")
 @_dry
+@_unlinted
 @_wait
 @_app
 @_done
 @_redo
-@_form
-@_target
-@_dir
+@FORM
+@TARGET
+@DIR
 def up(
-    to: str | None, dry_run: bool, wait: str | None, application_version: str | None, done: tuple[str, ...],
-    redo: tuple[str, ...], form: str, target: str, folder: Path | None,
+    to: str | None, dry_run: bool, no_lint: bool, wait: str | None, application_version: str | None,
+    done: tuple[str, ...], redo: tuple[str, ...], form: str, target: str, folder: Path | None,
 ) -> None:  # fmt: skip
-    with _runner(target, folder, wait=wait, application_version=application_version) as runner:
+    with _runner(target, folder, wait=wait, application_version=application_version) as (plane, runner):
+        ahead = runner.ahead(to)
+        _judge(runner.migrations, ahead, target, refuses=not no_lint)
         if dry_run:
-            _show_ahead([(m, m.up) for m in runner.ahead(to)], form)
+            _show_ahead([(m, m.up) for m in ahead], form)
             return
+        _prepare(plane, target, runner.migrations)
         _show_ran(runner.up(to, _decisions(done, redo)), form, "nothing to apply")
 
 
@@ -123,14 +105,14 @@ def up(
 @_wait
 @_done
 @_redo
-@_form
-@_target
-@_dir
+@FORM
+@TARGET
+@DIR
 def down(
     to: str | None, dry_run: bool, wait: str | None, done: tuple[str, ...], redo: tuple[str, ...], form: str,
     target: str, folder: Path | None,
 ) -> None:  # fmt: skip
-    with _runner(target, folder, wait=wait) as runner:
+    with _runner(target, folder, wait=wait) as (_, runner):
         if dry_run:
             _show_ahead([(m, m.down) for m in runner.back(to)], form)
             return
@@ -141,31 +123,27 @@ def down(
 @click.argument("version")
 @_wait
 @_app
-@_target
-@_dir
+@TARGET
+@DIR
 def baseline(version: str, wait: str | None, application_version: str | None, target: str, folder: Path | None) -> None:
-    with _runner(target, folder, wait=wait, application_version=application_version) as runner:
+    with _runner(target, folder, wait=wait, application_version=application_version) as (plane, runner):
+        _prepare(plane, target, runner.migrations)
         found = runner.baseline(version)
     for migration in found:
         show(f"{migration.version} {migration.name}\n")
     say(f"{len(found)} recorded as applied" if found else "all of them are applied already")
 
 
-def _folder(given: Path | None) -> Path:
-    found = given or options().root / "migrations"
-    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
-
-
 @contextmanager
 def _runner(
     target: str, folder: Path | None, *, wait: str | None = None, application_version: str | None = None
-) -> Iterator[Runner]:
+) -> Iterator[tuple[OpenPlane, Runner]]:
     """Read the folder, which must be faultless, and open the database. Raises InputError and its kin."""
     from provision import reconcile
     from provision.migrate.runner import Runner
     from provision.spec.units import UnitError, duration_ns
 
-    migrations = _read(_folder(folder))
+    migrations = read_folder(folder_of(folder, target))
     try:
         wait_s = duration_ns(wait) / 1e9 if wait else 0.0
     except UnitError as error:
@@ -176,27 +154,46 @@ def _runner(
         if target not in known:
             raise InputError(f"{env} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}.")
         connection = plane.targets.postgres(target)
-        yield Runner(connection, migrations, env, application_version=application_version, wait_s=wait_s, note=say)
+        yield plane, Runner(
+            connection, migrations, env, application_version=application_version, wait_s=wait_s, note=say
+        )  # fmt: skip
 
 
-def _read(folder: Path) -> tuple[Migration, ...]:
-    """The migrations of a folder. Tells every fault of them, then raises InputError."""
-    from provision.migrate import files
-    from provision.spec import render
-    from provision.spec.diagnostic import Mark
+def _prepare(plane: OpenPlane, target: str, migrations: Sequence[Migration]) -> None:
+    """Make the tables of the history where there are none, and record what the specs have made already."""
+    from provision.reconcile import stamping
+    from provision.spec.errors import UnreachableError
 
-    found, faults = files.read(folder)
-    if not faults:
-        return found
+    now = datetime.now(UTC)
+    stamping.make_history(plane, target, now)
+    try:
+        found = stamping.record(plane, target, migrations, now)
+    except UnreachableError as error:
+        say(f"whether the specs have made any of this cannot be told: {error}")
+        return
+    if found:
+        say(f"recorded as applied, since the specs made them: {', '.join(m.version for m in found)}")
 
-    def line(mark: Mark) -> str:
-        lines = Path(mark.file).read_text(errors="replace").split("\n")
-        return lines[mark.line - 1] if mark.line <= len(lines) else ""
 
+def _judge(migrations: Sequence[Migration], ahead: Sequence[Migration], target: str, *, refuses: bool) -> None:
+    """Tell what lint finds in the files ahead. Raises InputError where one is sure to do harm, if it ``refuses``."""
+    if not ahead:
+        return
     import sys
 
-    say(render.text(faults, line, color=colored(sys.stderr)).rstrip("\n"))
-    raise InputError(f"the migrations have faults, so none was run: {render.summary(faults)}")
+    from provision.reconcile import linting
+    from provision.spec import render
+
+    chosen, pending = options(), {m.version for m in ahead}
+    found = linting.judge(chosen.specs, chosen.environment, migrations, target, cache=chosen.cache, chosen=pending)
+    if found:
+        say(render.text(found, linting.line, color=colored(sys.stderr)).rstrip("\n"))
+    if refuses and any(d.severity == "error" for d in found):
+        raise InputError(
+            f"lint refuses what is pending, so none was run: {render.summary(found)}",
+            "Correct the errors; what does no harm in its file may stay with -- allow CODE: REASON at its head. A file"
+            " that ran elsewhere cannot change any more: --no-lint runs it as it is.",
+        )
 
 
 def _decisions(done: Sequence[str], redo: Sequence[str]) -> dict[tuple[str, int], Decision]:

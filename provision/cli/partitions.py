@@ -47,15 +47,17 @@ def _milliseconds(ctx: click.Context, param: click.Parameter, value: str) -> int
 )
 @click.option("--longest-hold", default="3s", callback=_milliseconds, metavar="TIME",
               help="Longest statement under a lock that others wait for.")  # fmt: skip
+@click.option("--portion", default=5_000, type=click.IntRange(1), metavar="ROWS", show_default=True,
+              help="Rows moved out of DEFAULT under one lock; more make several partitions.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help=FORMAT)
 def maintain(
     only: tuple[str, ...], as_of: datetime, allow: tuple[str, ...], archive: Path | None, dry_run: bool,
-    lock_timeout: int, longest_hold: int, form: str,
+    lock_timeout: int, longest_hold: int, portion: int, form: str,
 ) -> int:  # fmt: skip
     from provision.migrate.partitions.runner import Patience
     from provision.reconcile import maintaining
 
-    patience = Patience(lock_timeout_ms=lock_timeout, hold_ms=longest_hold)
+    patience = Patience(lock_timeout_ms=lock_timeout, hold_ms=longest_hold, portion=portion)
     wish = maintaining.Wish(as_of, only, allow, archive, dry_run, patience)
     shared = options()
     progress = say if shared.verbose else lambda text: None
@@ -89,8 +91,9 @@ def _line(action: Action) -> str:
     rows = f", {action.rows} rows" if action.rows is not None else ""
     file = f" into {action.file}" if action.file else ""
     lock = f", lock {action.lock}" if action.lock else ""
+    held = f" for {action.held_ms:.0f} ms" if action.held_ms is not None else ""
     state = f" [{action.state}]" if action.state in ("failed", "held") else ""
-    return f"  {_SIGNS.get(action.action, '~')} {action.action} {action.partition}{rows}{file}{lock}{state}\n"
+    return f"  {_SIGNS.get(action.action, '~')} {action.action} {action.partition}{rows}{file}{lock}{held}{state}\n"
 
 
 def _end(report: Report) -> int:

@@ -36,6 +36,8 @@ AUTHORITIES = "/run/secrets/postgres"
 #: The user of the Dockerfile.
 USER = 65532
 _WORK = "/plane"
+#: Where the claim for archived partitions is.
+_ARCHIVE = "/archive"
 #: Together the values of a ConfigMap take no more (Kubernetes documentation, ConfigMaps).
 _CONFIG_MAP_BYTES = 2**20
 _KEY_LENGTH = 253
@@ -80,7 +82,7 @@ def maintenance(plane: Plane, target: Target, found: Specs) -> tuple[Manifest, .
     """Give the CronJob of a Postgres target; none where the target does not ask for it.
 
     A run that hangs would keep out all later ones, so it ends after an hour. Raises InputError for a secret of the
-    specs that no Secret holds.
+    specs that no Secret holds, and where partitions are archived and no claim is named for them.
     """
     wanted = options(target)["maintenance"]
     if wanted is None:
@@ -89,6 +91,7 @@ def maintenance(plane: Plane, target: Target, found: Specs) -> tuple[Manifest, .
     secrets = _Secrets(where.namespace, (target,), (), wanted["secret"])
     args = ["partitions", "maintain", *_where(plane, found)]
     template = _template(where, target, "maintenance", wanted["image"], args, found, secrets)
+    _keep_archives(template["spec"], _claim(plane, target))
     spec: Json = {
         "schedule": wanted["schedule"],
         "timeZone": "Etc/UTC",
@@ -101,6 +104,29 @@ def maintenance(plane: Plane, target: Target, found: Specs) -> tuple[Manifest, .
     # A CronJob adds the time to the names of its Jobs.
     metadata = {**where.metadata(), "name": f"{where.name[:41].rstrip('-')}-partitions"}
     return ({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": spec},)
+
+
+def _claim(plane: Plane, target: Target) -> str | None:
+    """The claim for archives; a run works on the sets of all targets."""
+    claim = options(target)["maintenance"]["archive"]
+    sets = (r for r in plane.of_kind("partitions") if r.settings["retain"] and r.settings["on_expiry"] == "archive")
+    first = next((str(r.address) for r in sets), None)
+    if first is not None and claim is None:
+        help = (
+            "Name a PersistentVolumeClaim in kubernetes.maintenance.archive of the target,"
+            " or let the set's on_expiry be drop or detach."
+        )
+        raise InputError(f"{first} archives what expired, and the disk of a Job is gone with it", help)
+    return None if claim is None else str(claim)
+
+
+def _keep_archives(pod: Json, claim: str | None) -> None:
+    if claim is None:
+        return
+    (container,) = pod["containers"]
+    container["env"].append({"name": "HOLDFAST_ARCHIVE", "value": _ARCHIVE})
+    container["volumeMounts"].append({"name": "archive", "mountPath": _ARCHIVE})
+    pod["volumes"].append({"name": "archive", "persistentVolumeClaim": {"claimName": claim}})
 
 
 def apply_job(

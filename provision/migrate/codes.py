@@ -11,6 +11,8 @@ def _page(title: str, explanation: str, bad: str, good: str) -> Page:
     return Page(title, " ".join(explanation.split()), dedent(bad).lstrip("\n"), dedent(good).lstrip("\n"))
 
 
+#: What `allow` may name: the codes of lint, each of which is a rule (``lint.registry.RULES``).
+LINTED = tuple(f"HF{number:04}" for number in range(820, 870))
 #: An example is one or several files; ``== NAME`` begins the next.
 CODES: dict[str, Page] = {
     "HF0803": _page(
@@ -31,11 +33,13 @@ CODES: dict[str, Page] = {
     "HF0804": _page(
         "A directive that cannot be understood",
         """The comment lines before the first statement say what a migration is: `-- version: 1.2.0` (always),
-        `description`, `kind` (schema, data, index, partition or function), `depends-on` (versions), `transaction:
-        none`, `lock-timeout` (3s unless said), `statement-timeout` (none unless said), and any number of
-        `assert-before NAME: SQL` and `assert-after NAME: SQL`, each a query on one line that gives one boolean. Other
-        comments are for people; one that looks like a directive and is none is refused, because a misspelt one would
-        have no effect.""",
+        `description`, `kind` (schema, data, index, partition or function), `depends-on` (versions), `covered-by:
+        specs` (a plane that `holdfast apply` made from the specs does not need this file), `transaction: none`,
+        `lock-timeout` (3s unless said), `statement-timeout` (none unless said), any number of `assert-before NAME:
+        SQL` and `assert-after NAME: SQL`, each a query on one line that gives one boolean, and any number of `allow
+        HF0829: REASON`: lint says nothing of that code in this file. A down file says its own `allow`, time-outs and
+        assertions. Other comments are for people; one that looks like a directive and is none is refused, because a
+        misspelt one would have no effect.""",
         """
         == 0001_add_priority.up.sql
         -- version: 1.0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from provision.migrate.statements import index_of, name_at, words
+from provision.migrate.statements import index_of, name_at, shows_its_effect, words
 from provision.postgres import wire
 from provision.postgres.catalog import parse_copy
 from provision.postgres.errors import Refusal, translate
@@ -13,9 +13,6 @@ from provision.postgres.sql import quote_ident, quote_literal
 
 if TYPE_CHECKING:
     from provision.postgres.connect import Connection
-
-#: These give the same result however often they run (PostgreSQL docs, their pages).
-_REPEATABLE = frozenset({"vacuum", "analyze", "cluster", "reindex"})
 
 
 class Effect(NamedTuple):
@@ -38,9 +35,7 @@ def look(connection: Connection, statement: str) -> Effect:
         return _detached(connection, spoken)
     if first == "reindex":
         return Effect("again", _leftovers(connection, spoken))
-    if first in _REPEATABLE or spoken[:2] == ("alter", "system"):
-        return AGAIN
-    return UNKNOWN
+    return AGAIN if shows_its_effect(spoken) else UNKNOWN
 
 
 def after(connection: Connection, statement: str) -> str | None:
@@ -52,26 +47,33 @@ def after(connection: Connection, statement: str) -> str | None:
     return None
 
 
-def clear(connection: Connection, statement: str, sqlstate: str) -> None:
-    """Drop what a refused statement left behind: the invalid index of a concurrent build."""
+def dropping(statement: str) -> str:
+    """The statement that takes away the index which a statement makes."""
+    return f"DROP INDEX CONCURRENTLY {_dotted(index_of(words(statement)))}"
+
+
+def clear(connection: Connection, statement: str, sqlstate: str) -> bool:
+    """Drop what a refused statement left behind: the invalid index of a concurrent build.
+
+    Gives false where something is left: a detach by half, or an index whose users outlast our patience. ``look``
+    finds it again.
+    """
     spoken = words(statement)
+    if spoken[0] == "alter" and "detach" in spoken:
+        return not look(connection, statement).first
     if spoken[0] == "reindex":
         first = _leftovers(connection, spoken)
-    elif spoken[0] == "create" and "concurrently" in spoken[:4] and sqlstate != _DUPLICATE:
+    elif spoken[0] == "create" and "concurrently" in spoken[:4] and sqlstate != DUPLICATE:
         first = _index(connection, spoken).first
     else:
-        return
-    for text in first:
-        wire.send(
-            connection,
-            [
-                "SET lock_timeout = 0",
-            ],
-        )
-        wire.send(connection, [text])
+        return True
+    wire.send(connection, ["SET lock_timeout = 0", f"SET statement_timeout = {_PATIENCE_MS}"])
+    return all(wire.send(connection, [text]).refusal is None for text in first)
 
 
-_DUPLICATE = "42P07"
+DUPLICATE = "42P07"
+#: How long a drop waits for whoever uses the table; holding nobody up, but the runner's user waits too.
+_PATIENCE_MS = 5_000
 
 
 def _index(connection: Connection, spoken: Sequence[str]) -> Effect:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from provision.migrate.codes import LINTED
 from provision.migrate.statements import Places, Statement, split
 from provision.spec import units
 from provision.spec.diagnostic import Diagnostic, Mark, Related
@@ -23,13 +25,22 @@ _NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\.
 VERSION = re.compile(r"\d+\.\d+\.\d+(?:-\w+)?")
 _LONGEST_VERSION = 20
 _HEADER = re.compile(
-    r"--[ \t]*(?P<key>[a-z]+(?:-[a-z]+)*)(?:[ \t]+(?P<label>\w+))?[ \t]*:(?:[ \t]+(?P<value>.*?))?[ \t\r]*$"
+    r"--[ \t]*(?P<key>[a-z]+(?:[-_][a-z]+)*)(?:[ \t]+(?P<label>\w+))?[ \t]*:(?:[ \t]+(?P<value>.*?))?[ \t\r]*$"
 )
 _KEYS = (
-    "version", "description", "kind", "depends-on", "transaction", "lock-timeout", "statement-timeout",
-    "assert-before", "assert-after",
+    "version", "description", "kind", "depends-on", "covered-by", "transaction", "lock-timeout", "statement-timeout",
+    "assert-before", "assert-after", "allow",
 )  # fmt: skip
-_MANY = ("assert-before", "assert-after")
+_ASSERTIONS = ("assert-before", "assert-after")
+_MANY = (*_ASSERTIONS, "allow")
+#: Key -> the only value that it can have, and why the line may be needless.
+_ONLY = {
+    "transaction": ("none", "Leave the line out: a file is one transaction unless it says none."),
+    "covered-by": ("specs", "Leave the line out where a plane made from the specs needs this file all the same."),
+}
+#: A line that speaks of allowing a code, however it is spelt.
+_ALLOW = re.compile(r"--[ \t]*allow[ \t]+(?P<code>hf\d+)\b(?P<rest>.*)", re.IGNORECASE)
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Assertion(NamedTuple):
@@ -41,7 +52,10 @@ class Assertion(NamedTuple):
 
 
 class Script(NamedTuple):
-    """One file. ``digest`` is the SHA-256 of its bytes, in hex; a time-out of 0 is none."""
+    """One file. ``digest`` is the SHA-256 of its bytes, in hex; a time-out of 0 is none.
+
+    ``allowed``: codes that lint does not tell of this file -> why.
+    """
 
     file: str
     text: str
@@ -52,10 +66,14 @@ class Script(NamedTuple):
     statement_timeout_ns: int
     before: tuple[Assertion, ...]
     after: tuple[Assertion, ...]
+    allowed: Mapping[str, str] = _NONE
 
 
 class Migration(NamedTuple):
-    """A step forward and, where ``down`` is there, the way back."""
+    """A step forward and, where ``down`` is there, the way back.
+
+    ``covered``: a plane that ``apply`` made from the specs does not need it.
+    """
 
     number: int
     name: str
@@ -65,6 +83,7 @@ class Migration(NamedTuple):
     depends_on: tuple[str, ...]
     up: Script
     down: Script | None
+    covered: bool = False
 
 
 class _Entry(NamedTuple):
@@ -104,6 +123,11 @@ def read(folder: Path) -> tuple[tuple[Migration, ...], tuple[Diagnostic, ...]]:
     return tuple(migrations), tuple(said)
 
 
+def folder_of(root: Path, target: str) -> Path:
+    """Where the migrations of a Postgres target lie: ``migrations/``, or a folder of its own in there."""
+    return root / "migrations" if target == "main" else root / "migrations" / target
+
+
 def read_script(file: str, data: bytes) -> tuple[Script | None, tuple[Diagnostic, ...]]:
     """Read one file's bytes. The script is None where the text cannot be read at all."""
     found, said = _parse(file, data)
@@ -141,9 +165,11 @@ def _parse(file: str, data: bytes) -> tuple[_Read | None, tuple[Diagnostic, ...]
     if not statements:
         said.append(_error("HF0813", file, (1, 1), "the file holds no statement", "Write one, or delete the file."))
     timeouts = [_duration(file, header, key, usual, said) for key, usual in _TIMEOUTS]
-    checks = [_assertions(file, header, key, said) for key in _MANY]
-    digest = hashlib.sha256(data).hexdigest()
-    script = Script(file, text, digest, statements, transactional, timeouts[0], timeouts[1], checks[0], checks[1])
+    checks = [_assertions(file, header, key, said) for key in _ASSERTIONS]
+    script = Script(
+        file, text, hashlib.sha256(data).hexdigest(), statements, transactional, timeouts[0], timeouts[1],
+        checks[0], checks[1], _allowed(file, header, said),
+    )  # fmt: skip
     return _Read(script, header), tuple(said)
 
 
@@ -154,11 +180,14 @@ def _header(file: str, text: str) -> tuple[dict[str, list[_Entry]], list[Diagnos
     """The directives: comment lines ``-- key: value`` before the first statement. Other comments are for people."""
     found: dict[str, list[_Entry]] = {}
     said: list[Diagnostic] = []
+    below = False
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip().startswith("--") and line.strip():
-            break
+        below = below or (not line.strip().startswith("--") and bool(line.strip()))
         match = _HEADER.match(line)
-        if match is None or (match["label"] and match["key"] not in _MANY and closest(match["key"], _KEYS) is None):
+        if (allow := _ALLOW.match(line)) is not None and (below or match is None or not match["value"]):
+            said.append(_idle_allow(file, number, allow, below=below))
+            continue
+        if below or match is None or _is_prose(match["key"], match["label"]):
             continue
         key, place = match["key"], (number, match.start("key") + 1)
         if key not in _KEYS:
@@ -174,8 +203,16 @@ def _header(file: str, text: str) -> tuple[dict[str, list[_Entry]], list[Diagnos
     return found, said
 
 
+def _is_prose(key: str, label: str | None) -> bool:
+    """Whether ``key:`` or ``key label:`` opens a sentence and is not meant as a directive."""
+    near = key if key in _KEYS else closest(key, _KEYS)
+    if label is None:
+        return near is None and "_" in key
+    return near is None or (near == "allow" and not re.match(r"[A-Za-z]{1,3}\d", label))
+
+
 def _check_words(file: str, header: dict[str, list[_Entry]], said: list[Diagnostic]) -> None:
-    version, transaction = _first(header, "version"), _first(header, "transaction")
+    version = _first(header, "version")
     if not version.value:
         if not any(d.message.startswith("version ") for d in said):
             help = "Open the file with a line such as: -- version: 1.2.0"
@@ -186,10 +223,11 @@ def _check_words(file: str, header: dict[str, list[_Entry]], said: list[Diagnost
             f"Write three numbers, and a pre-release if you like: 1.2.0, 1.2.0-rc1; at most {_LONGEST_VERSION} signs."
         )
         said.append(_error("HF0804", file, (version.line, version.column), told, help))
-    if transaction.value and transaction.value != "none":
-        told = f"transaction can only be none, not {transaction.value}"
-        help = "Leave the line out: a file is one transaction unless it says none."
-        said.append(_error("HF0804", file, (transaction.line, transaction.column), told, help))
+    for key, (only, help) in _ONLY.items():
+        entry = _first(header, key)
+        if entry.value and entry.value != only:
+            told = f"{key} can only be {only}, not {entry.value}"
+            said.append(_error("HF0804", file, (entry.line, entry.column), told, help))
 
 
 def _is_version(text: str) -> bool:
@@ -234,6 +272,38 @@ def _assertions(file: str, header: dict[str, list[_Entry]], key: str, said: list
     return tuple(found)
 
 
+def _allowed(file: str, header: dict[str, list[_Entry]], said: list[Diagnostic]) -> Mapping[str, str]:
+    """The codes that lint is not to tell, with the writer's reasons."""
+    found: dict[str, str] = {}
+    for entry in header.get("allow", ()):
+        code = entry.label or ""
+        if not code:
+            told, help = "allow names no code", "Write -- allow CODE: REASON, with a code that lint told."
+        elif code not in LINTED:
+            told = f"{code} is no code that can be allowed"
+            help = f"Did you mean {near}?" if (near := closest(code, LINTED)) else "Write a code that lint told."
+        elif code in found:
+            told, help = f"allow {code} is written twice", "Keep one of them."
+        else:
+            found[code] = entry.value
+            continue
+        said.append(_error("HF0804", file, (entry.line, entry.column), told, help, len("allow")))
+    return MappingProxyType(found) if found else _NONE
+
+
+def _idle_allow(file: str, line: int, match: re.Match[str], *, below: bool) -> Diagnostic:
+    """An allow that would have no effect."""
+    code = match["code"].upper()
+    help = f"Write -- allow {code}: and why it does no harm here; one line for each code."
+    if below:
+        told, help = f"allow {code} stands below a statement", "Move it to the head of the file."
+    elif match["rest"].strip(": \t\r"):
+        told = f"allow {code} cannot be read"
+    else:
+        told = f"allow {code} gives no reason"
+    return _error("HF0804", file, (line, match.start("code") - 5), told, help)
+
+
 # The folder ------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +327,7 @@ def _migration(
         _first(header, "description").value or None,
         tuple(part.strip() for part in _first(header, "depends-on").value.split(",") if part.strip()),
         script, down[1].script if down is not None else None,
+        _first(header, "covered-by").value == "specs",
     )  # fmt: skip
 
 
@@ -269,7 +340,7 @@ def _way_back(up: Path, version: str, down: tuple[Path, _Read]) -> Iterator[Diag
         yield _error("HF0807", path, (own.line, own.column), told, f"Write -- version: {version}")._replace(
             related=(related,)
         )
-    for key in ("kind", "depends-on"):
+    for key in ("kind", "depends-on", "covered-by"):
         if key in header:
             entry = _first(header, key)
             told = f"{key} belongs into the up file"

@@ -70,6 +70,11 @@ class Standing:
     effect: Event | None = None
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of the up file is in effect or in doubt."""
+        return not self.is_applied and self.unfinished is None
+
+    @property
     def word(self) -> str:
         """applied, pending, rolled_back, failed or interrupted."""
         if self.unfinished or (not self.is_applied and self.last is not None and self.last.event != "rolled_back"):
@@ -77,6 +82,11 @@ class Standing:
         if self.is_applied:
             return "applied"
         return "rolled_back" if self.last else "pending"
+
+    @property
+    def is_baselined(self) -> bool:
+        """Whether the file is in effect and did not run."""
+        return self.is_applied and self.effect is not None and self.effect.event == "baselined"
 
     def add(self, event: Event) -> None:
         """Take in the next event of this version."""
@@ -110,15 +120,26 @@ def fold(events: Iterable[Event]) -> dict[str, Standing]:
     return found
 
 
-def read(connection: Connection, env: str = "") -> dict[str, Standing]:
+def exists(connection: Connection) -> bool:
+    """Whether the tables of the history are in this database."""
+    (output,) = wire.run(connection, "COPY (SELECT to_regclass('migrations.history') IS NOT NULL) TO STDOUT")
+    return output == b"t\n"
+
+
+def read(connection: Connection) -> dict[str, Standing]:
     """Where each version stands. Raises InputError where the schema is not there yet."""
     try:
         (output,) = wire.run(connection, f"COPY ({_READ}) TO STDOUT")
     except Refusal as refusal:
         if refusal.sqlstate in _NOT_THERE:
-            raise missing_schema(env) from refusal
+            raise missing_schema() from refusal
         raise refused(refusal, connection) from refusal
     return fold(_event(row) for row in parse_copy(output))
+
+
+def peek(connection: Connection) -> dict[str, Standing]:
+    """Where each version stands; nowhere in a database without our tables."""
+    return read(connection) if exists(connection) else {}
 
 
 def refused(refusal: Refusal, connection: Connection) -> PostgresError:
@@ -133,12 +154,11 @@ def refused(refusal: Refusal, connection: Connection) -> PostgresError:
     return found
 
 
-def missing_schema(env: str) -> InputError:
+def missing_schema() -> InputError:
     """The error for a database without our tables."""
-    apply = "holdfast apply" + (f" --env {env}" if env else "")
     return InputError(
         "the tables of schema migrations are not in this database, so nothing can be recorded",
-        f"They are declared in the specs; bring them there first: {apply}",
+        "Where the specs declare them, holdfast migrate up makes them; to declare them: holdfast migrate init",
     )
 
 

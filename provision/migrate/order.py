@@ -12,21 +12,27 @@ Standings = Mapping[str, Standing]
 
 
 def ahead(migrations: Sequence[Migration], standings: Standings, to: str | None = None) -> list[Migration]:
-    """The files that ``up`` runs, oldest first. Raises InputError for a folder that does not fit the history."""
+    """The files that ``up`` runs, oldest first. Raises InputError for a folder that does not fit the history.
+
+    A plane that ``apply`` made has its covered files baselined; what it could not make, and rows that wait to be
+    carried, run although files after them are in effect.
+    """
     refuse_changed(migrations, standings)
     _refuse_unfinished(migrations, standings, "down")
     _refuse_late(migrations, standings)
     last = None if to is None else _known(migrations, to)
     pending = [m for m in migrations if not standing_of(standings, m.version).is_applied]
+    chosen = [m for m in pending if last is None or m.number <= last.number]
     if (
-        last is not None
+        not chosen
+        and last is not None
         and standing_of(standings, last.version).is_applied
         and any(standing_of(standings, m.version).is_applied for m in migrations if m.number > last.number)
     ):
         raise InputError(
             f"{to} is applied, and so are later versions", f"To go back to it: holdfast migrate down --to {to}"
         )
-    return [m for m in pending if last is None or m.number <= last.number]
+    return chosen
 
 
 def back(migrations: Sequence[Migration], standings: Standings, to: str | None = None) -> list[Migration]:
@@ -85,11 +91,15 @@ def _refuse_unfinished(migrations: Sequence[Migration], standings: Standings, di
 
 
 def _refuse_late(migrations: Sequence[Migration], standings: Standings) -> None:
-    """A file that slipped in before applied ones would run after what was written to follow it."""
-    newest = max((m.number for m in migrations if standing_of(standings, m.version).is_applied), default=0)
-    later = next((m for m in migrations if m.number == newest), None)
+    """A file that slipped in before applied ones would run after what was written to follow it.
+
+    Baselined ones did not run: what was made in their place is there whatever comes now.
+    """
+    standing = {m.version: standing_of(standings, m.version) for m in migrations}
+    ran = [m for m in migrations if standing[m.version].is_applied and not standing[m.version].is_baselined]
     for migration in migrations:
-        if later is not None and migration.number < newest and not standing_of(standings, migration.version).is_applied:
+        later = next((m for m in reversed(ran) if m.number > migration.number), None)
+        if later is not None and not standing[migration.version].is_applied:
             raise InputError(
                 f"{migration.up.file} ({migration.version}) was never applied, and {later.version} after it was",
                 f"Renumber it as the last, with a version later than {migrations[-1].version};"

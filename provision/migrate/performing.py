@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
@@ -203,8 +204,8 @@ class Performer:
         if decision is None and effect.verdict == "unknown":
             raise Stopped(self._doubtful(number, statement))
         for text in () if decision is not None else effect.first:
-            self._must([*self._limits(waits=False, scope="SET")])
-            self._must([text])
+            self._must(self._limits(waits=False, scope="SET"))
+            self._retrying(partial(self._must, [text]), None)
         if decision != "done" and (decision == "redo" or effect.verdict != "done"):
             return False
         self._write([self.run.done(number, _digest(statement))])
@@ -254,17 +255,21 @@ class Performer:
         except (Stopped, _Again) as error:
             self._must(list(self._resets))
             state = error.refusal.sqlstate if isinstance(error, _Again) else getattr(error.error, "sqlstate", "")
-            effects.clear(self.connection, statement.text, state)
-            if may_commit(spoken) or ("detach" in spoken and effects.look(self.connection, statement.text).first):
+            if state == effects.DUPLICATE:
+                self._refuse_invalid(number, statement)
+            if may_commit(spoken) or not effects.clear(self.connection, statement.text, state):
                 raise Stopped(_error_of(error), None) from error
             raise
         self._must(list(self._resets))
+        self._refuse_invalid(number, statement)
+
+    def _refuse_invalid(self, number: int, statement: Statement) -> None:
+        """Raise where an index of that name is there and not valid: it is not ours, somebody may be building it."""
         wrong = effects.after(self.connection, statement.text)
         if wrong is not None:
             where = f"{self.script.file}:{statement.line}:{statement.column}"
-            raise Stopped(
-                OperationError(f"{where}: {wrong}", "Drop it (DROP INDEX CONCURRENTLY) and run again."), number
-            )
+            drop = f"Drop it ({effects.dropping(statement.text)}) unless somebody is building it, and run again."
+            raise Stopped(OperationError(f"{where}: {wrong}", drop), number)
 
     # Talking to the server ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -61,11 +61,11 @@ class Runner:
 
     def ahead(self, to: str | None = None) -> list[Migration]:
         """What ``up`` would run. Changes nothing."""
-        return order.ahead(self.migrations, history.read(self.connection, self.env), to)
+        return order.ahead(self.migrations, history.peek(self.connection), to)
 
     def back(self, to: str | None = None) -> list[Migration]:
         """What ``down`` would roll back. Changes nothing."""
-        return order.back(self.migrations, history.read(self.connection, self.env), to)
+        return order.back(self.migrations, history.peek(self.connection), to)
 
     def up(self, to: str | None = None, decisions: Decisions | None = None) -> list[Ran]:
         """Apply what is pending, in order. Raises at the first that fails; what was applied before it stays."""
@@ -82,15 +82,23 @@ class Runner:
     def baseline(self, version: str) -> list[Migration]:
         """Record the migrations up to a version as applied without running them."""
         with self._locked() as standings:
-            chosen = order.baselined(self.migrations, standings, version)
-            for migration in chosen:
-                run = Run(str(uuid4()), migration, "up", self.env, self.application_version)
-                self._write(run.baselined())
-            return chosen
+            return self._record(order.baselined(self.migrations, standings, version))
+
+    def stamp(self, made: Iterable[Migration]) -> list[Migration]:
+        """Record migrations as applied whose effect somebody else has made; those that were begun are left alone."""
+        with self._locked() as standings:
+            return self._record(m for m in made if standing_of(standings, m.version).is_untouched)
+
+    def _record(self, chosen: Iterable[Migration]) -> list[Migration]:
+        done = list(chosen)
+        for migration in done:
+            run = Run(str(uuid4()), migration, "up", self.env, self.application_version)
+            self._write(run.baselined())
+        return done
 
     def status(self) -> list[dict[str, Any]]:
         """Each version with a file or a history, oldest first."""
-        standings = history.read(self.connection, self.env)
+        standings = history.peek(self.connection)
         holder = locks.holder(self.connection, LOCK)
         files = {m.version: m for m in self.migrations}
         versions = sorted({*files, *standings}, key=order_of)
@@ -121,7 +129,7 @@ class Runner:
     def _locked(self) -> Iterator[dict[str, Standing]]:
         """Hold the lock, note who does, and write down the end of runs that were killed."""
         with self._patiently():
-            standings = history.read(self.connection, self.env)
+            standings = history.read(self.connection)
             if wire.send(self.connection, [_WATCH]).refusal is None:
                 self._session = (_WATCH,)
             self._write([history.TAKE_NOTE])

@@ -25,11 +25,13 @@ _ALONE = frozenset(
         ("create", "tablespace"),
         ("drop", "tablespace"),
         ("alter", "system"),
-        ("reindex", "database"),
-        ("reindex", "system"),
-        ("reindex", "schema"),
+        ("drop", "subscription"),
     }
 )
+#: These give the same result however often they run (PostgreSQL docs, their pages).
+REPEATABLE = frozenset({"vacuum", "analyze", "cluster", "reindex"})
+_REINDEXED_ALONE = ("database", "system", "schema")
+_OFF = frozenset({"false", "off", "0"})
 
 
 class Statement(NamedTuple):
@@ -192,15 +194,66 @@ def controls_session(spoken: Sequence[str]) -> bool:
 
 
 def runs_alone(spoken: Sequence[str]) -> bool:
-    """Whether the server refuses a statement inside a transaction."""
-    first = spoken[0] if spoken else ""
-    if first == "vacuum" or tuple(spoken) == ("cluster",) or tuple(spoken[:2]) in _ALONE:
+    """Whether the server refuses a statement inside a transaction, as far as the statement shows it.
+
+    What depends on the object shows only there: REINDEX and CLUSTER of a partitioned table are refused too, DROP
+    SUBSCRIPTION is not once its slot was taken from it.
+    """
+    first, second = (*spoken, "", "")[:2]
+    if first == "vacuum" or (first, second) in _ALONE:
         return True
-    if first == "reindex":
-        return "concurrently" in spoken
+    if first in ("reindex", "cluster"):
+        options, rest = _options(spoken[1:])
+        if first == "cluster":
+            return not rest or rest == ("verbose",)
+        is_concurrent = "concurrently" in rest[1:2] or _is_on(options, "concurrently")
+        return is_concurrent or bool({*rest[:1]} & {*_REINDEXED_ALONE})
+    if (first, second) == ("create", "subscription"):
+        return not (_is_off(spoken, "connect") or _is_off(spoken, "create_slot"))
     if first in ("create", "drop"):
         return "index" in spoken[1:3] and "concurrently" in spoken[2:4]
-    return first == "alter" and spoken[1:2] == ("table",) and "detach" in spoken and spoken[-1] == "concurrently"
+    return first == "alter" and _alters_alone(second, spoken[2:])
+
+
+def _alters_alone(sort: str, rest: Sequence[str]) -> bool:
+    if sort == "table":
+        return "detach" in rest and rest[-1] == "concurrently"
+    if sort == "database":
+        return tuple(rest[1:3]) == ("set", "tablespace")
+    if sort != "subscription":
+        return False
+    if tuple(rest[1:3]) == ("set", "("):
+        return "failover" in rest or _is_off(rest, "two_phase")
+    return rest[1:2] == ("refresh",) or (rest[2:3] == ("publication",) and not _is_off(rest, "refresh"))
+
+
+def _options(spoken: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The list of options in brackets at the start, and what follows it."""
+    end = list(spoken).index(")") + 1 if spoken[:1] == ("(",) and ")" in spoken else 0
+    return tuple(spoken[:end]), tuple(spoken[end:])
+
+
+def _is_on(options: Sequence[str], name: str) -> bool:
+    return name in options and not _is_off(options, name)
+
+
+def _is_off(spoken: Sequence[str], name: str) -> bool:
+    """Whether an option is given and switched off: ``name = false``, ``name off``."""
+    for at, word in enumerate(spoken):
+        if word == name:
+            value = next((w for w in spoken[at + 1 : at + 3] if w != "="), "")
+            return (content(value) if value[:1] == "'" else value).lower() in _OFF
+    return False
+
+
+def shows_its_effect(spoken: Sequence[str]) -> bool:
+    """Whether the catalogs show that a statement took effect, or a second time does no harm."""
+    first, second = (*spoken, "", "")[:2]
+    if first in ("create", "drop") and "index" in spoken[1:3]:
+        return True
+    if first == "drop":
+        return ("if", "exists") in pairwise(spoken[1:5])
+    return first in REPEATABLE or (first, second) == ("alter", "system") or (first == "alter" and "detach" in spoken)
 
 
 def may_commit(spoken: Sequence[str]) -> bool:

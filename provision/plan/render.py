@@ -81,12 +81,13 @@ def drift_line(drift: Drift) -> str:
     """One difference in one line: the object, what happened, live against declared."""
     if not drift.fields:
         return f"{drift.object} is {drift.change}"
-    parts = (f"{name}: {_value(v['live'])} live, {_value(v['declared'])} declared" for name, v in drift.fields.items())
+    parts = (f"{name}: {value(v['live'])} live, {value(v['declared'])} declared" for name, v in drift.fields.items())
     return f"{drift.object} is {drift.change}: {'; '.join(parts)}"
 
 
-def _value(value: object) -> str:
-    shown = json.dumps(value, ensure_ascii=False)
+def value(given: object) -> str:
+    """A setting in one short piece of JSON."""
+    shown = json.dumps(given, ensure_ascii=False)
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 

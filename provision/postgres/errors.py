@@ -111,6 +111,7 @@ _GRANTS: tuple[tuple[str, str, str], ...] = (
     (r'must be (?:able to SET ROLE|member of role) "?([^"]+)"?', "role {0}", "GRANT {0} TO {role}"),
     (r'must have admin option on role "?([^"]+)"?', "role {0}", "GRANT {0} TO {role} WITH ADMIN OPTION"),
 )
+_IN_DEFAULT = re.compile(r"updated partition constraint for default partition .* would be violated")
 _OWNER = re.compile(r"must be owner of (materialized view|event trigger|large object|relation|\w+) (.+)")
 
 
@@ -139,6 +140,8 @@ def translate(refusal: Refusal, *, step: str = "", role: str = "") -> PostgresEr
         )
     detail = f"{message}: {refusal.detail}" if refusal.detail else message
     remedy = refusal.hint or _REMEDIES.get(state, "")
+    if state == "23514" and _IN_DEFAULT.match(message):
+        remedy = "The DEFAULT partition holds rows of this range. To move them, run: holdfast partitions maintain"
     return StatementFailed(step, state, detail.rstrip("."), remedy, refusal.position)
 
 

@@ -186,7 +186,10 @@ class Table(NamedTuple):
 
 
 class Partition(NamedTuple):
-    """A partition, at any depth below its table. ``parent`` is the oid of the relation it is attached to."""
+    """A partition, at any depth below its table. ``parent`` is the oid of the relation it is attached to.
+
+    ``row`` is all that ``relations`` says of it.
+    """
 
     oid: str
     schema: str
@@ -197,6 +200,7 @@ class Partition(NamedTuple):
     detaching: bool
     options: str | None
     toast_options: str | None
+    row: Row
 
 
 @once
@@ -226,7 +230,7 @@ def partitions(catalog: Catalog) -> dict[str, list[Partition]]:
     for r in catalog.rows("relations"):
         if r[4] is not None:
             oid, schema, name, kind = str(r[0]), str(r[1]), str(r[2]), str(r[3])
-            found[r[4]].append(Partition(oid, schema, name, kind, r[4], str(r[14]), r[15] == "t", r[6], r[7]))
+            found[r[4]].append(Partition(oid, schema, name, kind, r[4], str(r[14]), r[15] == "t", r[6], r[7], r))
     return found
 
 
@@ -246,6 +250,27 @@ def column_names(catalog: Catalog) -> dict[str, dict[str, str]]:
     for row in catalog.rows("columns"):
         found[row[0]][row[1]] = row[2]  # type: ignore[index, assignment]
     return found
+
+
+@once
+def _column_types(catalog: Catalog) -> dict[str, dict[str, str]]:
+    """The types of columns that are no built-in ones, by oid of the table and number of the column."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in catalog.rows("columns"):
+        if "." in str(row[3]):
+            found[str(row[0])][str(row[1])] = str(row[3])
+    return found
+
+
+def compared_types(catalog: Catalog, table: str, read: Iterable[str]) -> tuple[Address, ...]:
+    """The enums and domains that several of these columns have.
+
+    An expression that compares two such columns leans on the type, and pg_depend does not say so: the operator
+    takes any enum.
+    """
+    types = _column_types(catalog).get(table, {})
+    found = Counter(a for n in dict.fromkeys(read) if n in types for a in type_refs(catalog, types[n]))
+    return tuple(address for address, count in found.items() if count > 1)
 
 
 def numbers(text: str | None) -> list[str]:

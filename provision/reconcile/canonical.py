@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from provision.postgres.compile import Compiled, Tools
     from provision.postgres.connect import Settings
     from provision.postgres.memo import Memo
-    from provision.postgres.scratch import Embedded
+    from provision.postgres.scratch import Embedded, Scratch
 
 #: Refusals that an object may cure which nobody declares and the target has: something undefined, a missing right.
 _ABSENT = frozenset({"42P01", "42703", "42704", "42883", "3F000", "42501", "58P01"})
@@ -27,23 +27,28 @@ _ABSENT = frozenset({"42P01", "42703", "42704", "42883", "3F000", "42501", "58P0
 
 def canonicalise(plane: Plane, world: World, targets: Targets, cache: Path, note: Note) -> Plane:
     """Give the plane with every expression in canonical form. Only what no memo holds costs a scratch server."""
-    from provision.postgres import compile
     from provision.postgres.scratch import ScratchDatabases
 
     found: dict[Address, Record] = dict(plane.records)
     for name, snapshot in world.snapshots.items():
-        part = part_of(plane, name)
         scratch = ScratchDatabases(targets.postgres_settings(name), snapshot.facts, embedded_scratch(cache))
-        result = compile.canonicalise(part, snapshot.facts, memo(cache), scratch, tools(), product=code_digest())
-        for skipped in result.skipped:
-            note(f"not compiled here: {skipped.address} needs {skipped.needs}")
-        for problem in result.problems:
-            text = f"{problem.address}: {' '.join(problem.message.split())} ({problem.sqlstate})"
-            if problem.sqlstate not in _ABSENT:
-                raise InputError(text, f"See its line: holdfast check --compile --env {plane.env}")
-            note(text)
-        found |= {r.address: _ordered(r, plane[r.address]) for r in result.plane}
+        found |= of_database(part_of(plane, name), snapshot.facts, scratch, cache, note).records
     return Plane(found.values(), name=plane.name, env=plane.env)
+
+
+def of_database(part: Plane, facts: Facts, scratch: Scratch, cache: Path, note: Note) -> Plane:
+    """The records of one Postgres target in canonical form. Raises InputError for text that no server takes."""
+    from provision.postgres import compile
+
+    result = compile.canonicalise(part, facts, memo(cache), scratch, tools(), product=code_digest())
+    for skipped in result.skipped:
+        note(f"not compiled here: {skipped.address} needs {skipped.needs}")
+    for problem in result.problems:
+        text = f"{problem.address}: {' '.join(problem.message.split())} ({problem.sqlstate})"
+        if problem.sqlstate not in _ABSENT:
+            raise InputError(text, f"See its line: holdfast check --compile --env {part.env}")
+        note(text)
+    return Plane((_ordered(r, part[r.address]) for r in result.plane), name=part.name, env=part.env)
 
 
 def spelled(declared: Plane, canonical: Plane) -> dict[Address, dict[str, Any]]:

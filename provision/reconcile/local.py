@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from provision.embedded import environment
 from provision.embedded.environment import NatsSpec, PostgresSpec, Running
+from provision.embedded.secrets import ADMIN_PASSWORD
 from provision.spec.document import Document, load
 from provision.spec.errors import InputError
 from provision.spec.target import Target
+
+S = TypeVar("S")
 
 #: Options of a target that an embedded NATS server is started with.
 _NATS = ("max_payload", "max_file_store", "max_memory_store")
@@ -44,6 +47,29 @@ def down(specs: Path, env: str) -> tuple[str, ...]:
 def status(specs: Path, env: str) -> Running | None:
     """What is known of them; None if they were never started."""
     return environment.status(root_of(specs), env)
+
+
+def variables(specs: Path, env: str) -> dict[str, str] | None:
+    """The environment of a client of the embedded servers: addresses, plane, generated passwords.
+
+    Target ``main`` speaks for its system, else the first one. None if the servers were never started. The
+    superuser's password is not among them.
+    """
+    running = status(specs, env)
+    if running is None:
+        return None
+    found = {"HOLDFAST_PLANE": load(specs, env).plane, "HOLDFAST_ENV": env}
+    if running.nats:
+        found["NATS_SERVERS"] = _spokesman(running.nats).url
+    if running.postgres:
+        server = _spokesman(running.postgres)
+        found |= {"PG_HOST": server.host, "PG_PORT": str(server.port), "PG_DATABASE": server.database}
+    passwords = environment.load_secrets(root_of(specs), env)
+    return found | {name: value for name, value in passwords.items() if name != ADMIN_PASSWORD}
+
+
+def _spokesman(servers: Mapping[str, S]) -> S:
+    return servers.get("main") or next(iter(servers.values()))
 
 
 def reset(specs: Path, env: str) -> bool:

@@ -134,6 +134,7 @@ _MAINTENANCE = FieldTable(
     _field("schedule", _CRON5, "When: minute, hour, day of month, month, day of week, in UTC.", default="17 * * * *"),
     _field("image", _IMAGE, "Image with holdfast.", required=True),
     _field("secret", _OTHERS, "Secret whose keys are the variables that the specs refer to."),
+    _field("archive", _OTHERS, "PersistentVolumeClaim for archived partitions; it outlives the plane."),
 )
 POSTGRES = FieldTable(
     *_common("Name of the Cluster; unset is postgres."),

@@ -47,5 +47,5 @@ def blocks(page: str, language: str) -> Iterator[str]:
 def files(page: str, language: str) -> Iterator[tuple[str, str]]:
     """The blocks of a language with the path that their first line names (``# stacks/Pulumi.dev.yaml``), if any."""
     for text in blocks(page, language):
-        named = re.match(r"# (\S+\.(?:yaml|yml|py))\n", text)
+        named = re.match(r"(?:#|--) (\S+\.(?:yaml|yml|py|sql))\n", text)
         yield named[1] if named else "", text

@@ -72,18 +72,40 @@ def _differ(plane: Plane) -> None:
     plane.sql("ALTER TABLE app.item ALTER COLUMN price SET DEFAULT 5")
 
 
+def _with_a_note(plane: Plane) -> None:
+    """Before the second migration of migrations.md: the specs have a column more."""
+    plane.edit("default: now()}\n", "default: now()}\n          note: {type: text}\n")
+
+
+def _filled(plane: Plane) -> None:
+    """The statements that the reader writes."""
+    for path, text in files((HOW_TO / "migrations.md").read_text(), "sql"):
+        (plane.root / path).write_text(text)
+
+
+def _with_migrations(plane: Plane) -> None:
+    """The history declared, and a first file that holds the plane."""
+    plane.run("migrate", "init")
+    plane.run("migrate", "new", "create_plane", "--from-plan")
+
+
 #: Page -> how its project is prepared, and what happens before certain lines.
 STATES: dict[str, Callable[[Plane], None]] = {
-    "README.md": _nothing,
+    "README.md": _with_migrations,
     "CONTRIBUTING.md": _nothing,
-    "ci.md": _nothing,
+    "ci.md": _with_migrations,
     "adopt.md": _without_specs,
     "drift.md": _drifted,
     "consents.md": _without_a_table,
     "kubernetes.md": _on_kubernetes,
     "partitions.md": _applied,
+    "migrations.md": _nothing,
 }
-BEFORE: dict[tuple[str, str, int], Callable[[Plane], None]] = {("adopt.md", "holdfast apply --yes", 3): _differ}
+BEFORE: dict[tuple[str, str, int], Callable[[Plane], None]] = {
+    ("adopt.md", "holdfast apply --yes", 3): _differ,
+    ("migrations.md", "holdfast migrate new add_item_note --from-plan", 0): _with_a_note,
+    ("migrations.md", "holdfast migrate lint", 0): _filled,
+}
 
 
 def shell(line: str, project: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -90,6 +90,8 @@ def test_every_command_of_an_example_runs(
     }  # fmt: skip
     github = {"STAGING_NATS_CREDS_FILE": "nats.creds", "NATS_CREDS": "a-key"}
     environment = project.environment(**gitlab, **github)
+    for line in ("holdfast migrate init", "holdfast migrate new create_plane --from-plan --env staging"):
+        assert shell(line, project.root, environment).returncode == 0
     ran = [line for line in commands(name) if line not in NOT_RUN]
     for line in ran:
         done = shell(line, project.root, environment)

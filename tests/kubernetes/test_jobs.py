@@ -93,6 +93,36 @@ def test_maintenance_never_runs_twice_at_once_nor_for_ever(tmp_path: Path) -> No
     assert jobs.maintenance(found.plane, found.target, packed(found)) == ()
 
 
+ARCHIVING = {"schemas": {"agents": {"tables": {"lifecycle_events": {"partitions": {"on_expiry": "archive"}}}}}}
+
+
+@pytest.mark.req("A6.7", "A6.12")
+def test_archives_go_to_a_claim_that_the_environment_names(tmp_path: Path) -> None:
+    wanted = {"image": "holdfast:1", "secret": "holdfast", "archive": "agents-archive"}
+    found = postgres_specs.plane(tmp_path, {**postgres_specs.OVERRIDE, **ARCHIVING}, maintenance=wanted)
+    (cron,) = jobs.maintenance(found.plane, found.target, packed(found))
+    assert schemas.problems(cron) == []
+    (volume,) = (v for v in pod(cron)["volumes"] if "persistentVolumeClaim" in v)
+    assert volume["persistentVolumeClaim"] == {"claimName": "agents-archive"}
+    (mount,) = (m for m in container(cron)["volumeMounts"] if m["name"] == volume["name"])
+    assert {"name": "HOLDFAST_ARCHIVE", "value": mount["mountPath"]} in container(cron)["env"]
+    assert not mount.get("readOnly")
+    assert pod(cron)["securityContext"]["fsGroup"] == jobs.USER, "it may write there"
+    assert "agents-archive" not in json.dumps(apply_job(found)), "only maintenance archives"
+
+
+@pytest.mark.req("A6.7")
+def test_archives_without_a_claim_are_refused_and_a_claim_without_archives_is_not(tmp_path: Path) -> None:
+    found = postgres_specs.plane(tmp_path, {**postgres_specs.OVERRIDE, **ARCHIVING})
+    with pytest.raises(InputError, match="lifecycle_events/partitions/set archives what expired") as refused:
+        jobs.maintenance(found.plane, found.target, packed(found))
+    assert "kubernetes.maintenance.archive" in refused.value.help
+    wanted = {"image": "holdfast:1", "secret": "holdfast", "archive": "agents-archive"}
+    plain = postgres_specs.plane(tmp_path, maintenance=wanted)
+    (cron,) = jobs.maintenance(plain.plane, plain.target, packed(plain))
+    assert "agents-archive" in json.dumps(cron), "what an earlier run left to be archived still needs it"
+
+
 def test_secrets_come_by_reference_and_only_those_that_are_needed(tmp_path: Path) -> None:
     found = postgres_specs.plane(tmp_path)
     (cron,) = jobs.maintenance(found.plane, found.target, packed(found))

@@ -13,27 +13,18 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-import yaml
 
 from provision.embedded import postgres
 from provision.migrate import files
 from provision.migrate.runner import Runner
 from provision.postgres import connect
 from provision.postgres.apply import Limits
+from tests.migrate.small_shop import Shop, plain_history
 from tests.postgres.io_steps import settings
-
-ROOT = Path(__file__).parents[2]
 
 
 def _specs() -> dict[str, Any]:
-    """The plane's own schema, without the roles that the rest of the plane declares."""
-    document = yaml.safe_load((ROOT / "specs/schemas/operations.yaml").read_text())
-    schema: dict[str, Any] = document["schemas"]["migrations"]
-    for table in schema["tables"].values():
-        table.pop("grants", None)
-    for function in schema["functions"].values():
-        function["body"] = (ROOT / "specs/schemas" / function["body"]["file"]).read_text()
-    return {"plane": "small", "schemas": {"migrations": schema}}
+    return {"plane": "small", "schemas": {"migrations": plain_history()}}
 
 
 class Bed:
@@ -138,3 +129,29 @@ def bed(pg_server: postgres.Server, migrations_template: str, tmp_path: Path) ->
     pg_server.query(f'CREATE DATABASE "{name}" TEMPLATE "{migrations_template}"')
     yield Bed(tmp_path, pg_server.dsn(name))
     pg_server.query(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def scratch_cache(server_root: Path) -> Path:
+    """A cache folder that scratch servers can live in, so that each is made once."""
+    found = server_root / "cache"
+    for folder in (found, found / "holdfast"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o711)
+    return found
+
+
+@pytest.fixture(scope="session")
+def shop_files(scratch_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The first migration of the small shop, as ``migrate new --from-plan`` writes it."""
+    shop = Shop(tmp_path_factory.mktemp("first"), scratch_cache)
+    shop.run("migrate", "new", "create_shop", "--from-plan")
+    return shop.files()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, scratch_cache: Path, shop_files: dict[str, str]) -> Shop:
+    """The small shop with its first migration; its database is not there."""
+    found = Shop(tmp_path, scratch_cache)
+    found.write(shop_files)
+    return found

@@ -106,7 +106,9 @@ def test_a_server_that_is_away_ends_with_five(bed: Bed) -> None:
     bed.run("migrate", "up", code=5)
 
 
-def test_without_the_schema_apply_is_named(bed: Bed) -> None:
+def test_without_the_schema_nothing_can_be_rolled_back(bed: Bed) -> None:
     bed.sql("DROP SCHEMA migrations CASCADE")
-    told = bed.run("migrate", "status", code=1).stderr
-    assert "bring them there first: holdfast apply --env dev" in told
+    assert bed.run("migrate", "status").stdout == "no migrations\n"
+    told = bed.run("migrate", "down", code=1).stderr
+    assert "the tables of schema migrations are not in this database" in told
+    assert "holdfast migrate init" in told

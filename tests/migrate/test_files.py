@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.migrate import files
+from provision.migrate.codes import LINTED
 from provision.migrate.files import order_of
-from provision.migrate.statements import index_of, may_commit, runs_alone, split, words
+from provision.migrate.lint import RULES
+from provision.migrate.statements import index_of, may_commit, runs_alone, shows_its_effect, split, words
 
 
 def texts(sql: str, *, transactional: bool = True) -> list[str]:
@@ -130,6 +132,26 @@ def test_indexes_are_recognised(text: str, alone: bool, index: tuple[str, ...]) 
     assert (runs_alone(words(text)), index_of(words(text))) == (alone, index)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("CREATE INDEX CONCURRENTLY i ON app.t (a)", True),
+        ("DROP INDEX CONCURRENTLY app.i", True),
+        ("REINDEX TABLE CONCURRENTLY app.t", True),
+        ("ALTER TABLE app.t DETACH PARTITION app.u CONCURRENTLY", True),
+        ("ALTER SYSTEM SET work_mem = '8MB'", True),
+        ("DROP SUBSCRIPTION IF EXISTS s", True),
+        ("DROP SUBSCRIPTION s", False),
+        ("DROP SUBSCRIPTION s /* if exists */", False),
+        ("CREATE DATABASE a", False),
+        ("ALTER DATABASE a SET TABLESPACE b", False),
+        ("CALL app.p()", False),
+    ],
+)
+def test_what_shows_its_effect_is_recognised(text: str, shown: bool) -> None:
+    assert shows_its_effect(words(text)) is shown
+
+
 def test_blocks_that_commit_are_recognised() -> None:
     assert may_commit(words("DO $$ BEGIN COMMIT; END $$"))
     assert may_commit(words("CALL app.p()"))
@@ -178,6 +200,71 @@ def test_a_header_says_everything(tmp_path: Path) -> None:
 def test_each_fault_of_a_header_has_its_place(tmp_path: Path, header: str, told: str) -> None:
     (tmp_path / "0001_a_b.up.sql").write_text(f"{header}\nSELECT 1;")
     assert told in faults(tmp_path)
+
+
+def test_a_file_says_that_the_specs_cover_it_and_what_lint_is_to_leave(tmp_path: Path) -> None:
+    header = "-- covered-by: specs\n-- allow HF0829: a table of ten rows\n-- allow  HF0846 : it: is empty\n"
+    write(tmp_path, "0001_create_task.up.sql", f"{header}SELECT 1;")
+    write(tmp_path, "0001_create_task.down.sql", "-- allow HF0856: nobody reads it\nSELECT 1;", version="1.1.0")
+    write(tmp_path, "0002_fill_task.up.sql", "SELECT 1;")
+    (first, second), said = files.read(tmp_path)
+    assert said == ()
+    assert (first.covered, second.covered) == (True, False)
+    assert first.up.allowed == {"HF0829": "a table of ten rows", "HF0846": "it: is empty"}
+    assert first.down is not None
+    assert (first.down.allowed, second.up.allowed) == ({"HF0856": "nobody reads it"}, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("-- covered-by: plan", "HF0804 covered-by can only be specs, not plan"),
+        ("-- covered-by:", "HF0804 covered-by has no value"),
+        ("-- allow HF0829", "HF0804 allow HF0829 gives no reason"),
+        ("-- allow HF0829:", "HF0804 allow HF0829 gives no reason"),
+        ("-- allow HF0829: \r", "HF0804 allow HF0829 gives no reason"),
+        ("-- allow: it is small", "HF0804 allow names no code"),
+        ("-- allow HF0101: it is small", "HF0804 HF0101 is no code that can be allowed"),
+        ("-- allow HF0804: it is small", "HF0804 HF0804 is no code that can be allowed"),
+        ("-- alow HF0829: it is small", "HF0804 alow is no directive of a migration"),
+        ("-- allow HF0829: it is small\n-- allow HF0829: it is", "HF0804 allow HF0829 is written twice"),
+        ("-- allow HF0829 because it is small", "HF0804 allow HF0829 cannot be read"),
+        ("-- allow HF0829, HF0846: it is small", "HF0804 allow HF0829 cannot be read"),
+        ("-- allow HF0829:it is small", "HF0804 allow HF0829 cannot be read"),
+        ("-- Allow HF0829: it is small", "HF0804 allow HF0829 cannot be read"),
+        ("-- allow hf0829: it is small", "HF0804 hf0829 is no code that can be allowed"),
+        ("SELECT 0;\n-- allow HF0829: it is small", "HF0804 allow HF0829 stands below a statement"),
+        ("-- covered_by: specs", "HF0804 covered_by is no directive of a migration"),
+        ("-- lock_timeout: 3s", "HF0804 lock_timeout is no directive of a migration"),
+    ],
+)
+def test_each_fault_of_what_a_file_allows_is_told(tmp_path: Path, line: str, told: str) -> None:
+    write(tmp_path, "0001_a_b.up.sql", f"{line}\nSELECT 1;")
+    assert faults(tmp_path) == [f"0001_a_b.up.sql:{2 + line.count(chr(10))}:4: {told}"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-- allow nulls: there are some",
+        "-- also note: it is small",
+        "-- task_type: what it is",
+        "-- may allow HF0829: x",
+    ],
+)
+def test_sentences_are_no_directives(tmp_path: Path, line: str) -> None:
+    write(tmp_path, "0001_a_b.up.sql", f"{line}\nSELECT 1;")
+    assert faults(tmp_path) == []
+
+
+def test_only_the_up_file_says_that_the_specs_cover_it(tmp_path: Path) -> None:
+    write(tmp_path, "0001_a_b.up.sql", "SELECT 1;")
+    write(tmp_path, "0001_a_b.down.sql", "-- covered-by: specs\nSELECT 1;")
+    assert faults(tmp_path) == ["0001_a_b.down.sql:2:4: HF0804 covered-by belongs into the up file"]
+
+
+def test_each_code_that_can_be_allowed_is_a_rule() -> None:
+    assert [r.code for r in RULES] == list(LINTED)
 
 
 @pytest.mark.req("C1.11")

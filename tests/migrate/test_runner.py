@@ -314,7 +314,7 @@ def test_the_schema_is_asked_for_before_anything_runs(bed: Bed) -> None:
     bed.sql("DROP SCHEMA migrations CASCADE")
     error = refused(bed)
     assert isinstance(error, InputError)
-    assert "holdfast apply --env dev" in error.help
+    assert "holdfast migrate init" in error.help
 
 
 def test_a_role_that_may_not_write_history_is_told_what_it_lacks(bed: Bed) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,10 +15,22 @@ import psycopg
 from tests.migrate.partitions_bed import Bed
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-_HELD = """
-    SELECT c.relname, l.pid, l.granted FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-     WHERE l.mode = 'AccessExclusiveLock' AND c.relname IN ('events', 'events_default')
-       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+#: Looks at pg_locks on the server itself, as often as it can: a moment, and who then held or awaited what.
+_SAMPLER = """
+    CREATE FUNCTION pg_temp.sample() RETURNS TABLE (at float8, held text[]) LANGUAGE plpgsql AS $$
+    DECLARE
+        tables oid[] := ARRAY(SELECT oid FROM pg_class WHERE relname IN ('events', 'events_default'));
+        since timestamptz := clock_timestamp();
+    BEGIN
+        WHILE clock_timestamp() < since + interval '0.5 s' LOOP
+            held := ARRAY(SELECT relation::regclass || ' ' || pid FROM pg_locks
+                           WHERE mode = 'AccessExclusiveLock' AND relation = ANY (tables) AND granted
+                             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()));
+            at := extract(epoch FROM clock_timestamp());
+            RETURN NEXT;
+            PERFORM pg_sleep(0.0005);
+        END LOOP;
+    END $$"""
 
 
 class Clock:
@@ -26,6 +38,32 @@ class Clock:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
+
+
+class Seen:
+    """AccessExclusive locks on the table and its DEFAULT partition as samples show them; times in seconds."""
+
+    def __init__(self) -> None:
+        #: For each lock the time between the samples that showed it, and between those around them that did not:
+        #: it was held for something between both. One that falls between two samples is not seen.
+        self.holds: list[tuple[float, float]] = []
+        #: How far apart two samples were.
+        self.gaps: list[float] = []
+        self._open: dict[str, tuple[float, float, float]] = {}
+        self._last = 0.0
+
+    def add(self, at: float, held: Iterable[str]) -> None:
+        """Take one sample; ``held`` names table and session."""
+        now = set(held)
+        for key in [k for k in self._open if k not in now]:
+            before, first, last = self._open.pop(key)
+            self.holds.append((last - first, at - before))
+        for key in now:
+            before, first, _ = self._open.get(key, (self._last, at, at))
+            self._open[key] = (before, first, at)
+        if self._last:
+            self.gaps.append(at - self._last)
+        self._last = at
 
 
 class Traffic:
@@ -42,8 +80,7 @@ class Traffic:
         self.faults: list[str] = []
         self.reads = 0
         self.updates = 0
-        #: How long each AccessExclusive lock was seen held, in seconds, by relation.
-        self.held: dict[str, list[float]] = {"events": [], "events_default": []}
+        self.seen = Seen()
         self._stop = threading.Event()
         self._mutex = threading.Lock()
         self._next = 0
@@ -124,14 +161,8 @@ class Traffic:
                 time.sleep(0.005)
 
     def _sample(self) -> None:
-        since: dict[tuple[str, int], float] = {}
         with self.bed.connect() as connection:
+            connection.execute(_SAMPLER.encode())
             while not self._stop.is_set():
-                rows = connection.execute(_HELD.encode()).fetchall()
-                now = time.monotonic()
-                held = {(name, pid) for name, pid, granted in rows if granted}
-                for key in [k for k in since if k not in held]:
-                    self.held[key[0]].append(now - since.pop(key))
-                for key in held:
-                    since.setdefault(key, now)
-                time.sleep(0.001)
+                for at, held in connection.execute("SELECT * FROM pg_temp.sample()"):
+                    self.seen.add(at, held)

@@ -87,7 +87,7 @@ def test_what_a_server_or_the_runtime_would_notice_changes_it(one: Any, other: A
 
 def test_every_kind_names_settings_that_it_has() -> None:
     for kind in registry.kinds().values():
-        known = set(kind.fields.fields) | {"key_type", "members", "subpartitioned", "detaching"}
+        known = set(kind.fields.fields) | {"key_type", "members", "subpartitioned", "like", "detaching"}
         assert kind.spec_only | kind.left_to_server <= known, kind.name
         assert not kind.spec_only & kind.left_to_server, kind.name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from provision.migrate.lint import parsing
 from provision.migrate.lint.catalog import Catalog, kind_of, name_of_constraint
@@ -43,6 +43,8 @@ def touched(parsed: Parsed, catalog: Catalog) -> Iterator[Name]:
     if isinstance(into, dict):
         yield _placed(parsing.name_of(into.get("rel")), catalog)
     for key in ("type_name", "typeName", "domainname", "funcname", "defnames"):
+        if key == "funcname" and parsed.kind != "CreateFunctionStmt":
+            continue  # a trigger's function is used, not changed
         if isinstance(tree.get(key), list):
             yield _placed(parsing.dotted(tree[key]), catalog)
     if "schemaname" in tree and parsed.kind == "CreateSchemaStmt":
@@ -97,14 +99,18 @@ def _placed(name: Name, catalog: Catalog) -> Name:
 
 @rule("HF0861", "declared-object", "the specs own", severity="error")
 def declared_object(step: Step) -> Iterator[Finding]:
-    """DDL on an object of a schema that the specs manage.
+    """DDL on an object of a schema that the specs manage, in a file that does not say so.
 
     A schema has one owner of its DDL. Where it says `managed: declarative`, the specs do: `holdfast apply` makes every
     difference, and would undo what a migration did. Statements that only carry data are free, and so is all
     DDL in schemas with `managed: migrations`, or of which the specs say nothing.
 
-    Fix: change the specs, and leave the statement out; or set `managed: migrations` on the schema, and the
-    migrations own it from then on.
+    A file that does by hand what the specs say too, for example in steps that lock less, has the line
+    `-- covered-by: specs`: a plane that apply made does not need it, and `holdfast migrate verify` holds the sum of the
+    files to the specs. `holdfast migrate new --from-plan` writes such files.
+
+    Fix: change the specs, and leave the statement out or say `-- covered-by: specs`; or set `managed: migrations` on
+    the schema, and the migrations own it from then on.
 
     Source: docs/design.md, Postgres.
 
@@ -114,15 +120,21 @@ def declared_object(step: Step) -> Iterator[Finding]:
 
     Good:
 
-        UPDATE agents.state SET note = 'none' WHERE note IS NULL;
+        -- covered-by: specs
+        ALTER TABLE agents.state ADD COLUMN note text;
     """
+    if step.file.migration.covered:
+        return
     if step.parsed.kind == "GrantStmt" and not step.tree.get("objects"):
         return
     for name in dict.fromkeys(touched(step.parsed, step.catalog)):
         if name[0] in step.catalog.declarative:
             what = shown(name) if name[1] else f"the schema {name[0]}"
             message = f"the specs own {what}: its schema is managed: declarative"
-            help = f"Change the specs and let apply make the difference, or set managed: migrations on {name[0]}."
+            help = (
+                "Change the specs and let apply make the difference; where they say the same as this file, begin it"
+                f" with -- covered-by: specs; or set managed: migrations on {name[0]}."
+            )
             yield Finding(message, help)
             return
 
@@ -229,7 +241,7 @@ def made_by(parsed: Parsed, catalog: Catalog) -> Iterator[Thing]:
         yield "schema", ("", str(tree.get("schemaname", "")))
     elif kind in _TYPES:
         items = parsing.name_of(tree["typevar"]) if "typevar" in tree else None
-        yield "type", items or parsing.dotted(tree.get("type_name") or tree.get("domainname"))
+        yield "type", items or parsing.dotted(tree.get("domainname") or tree.get("type_name"))
     elif kind == "CreateFunctionStmt" and not tree.get("replace"):
         yield "routine", parsing.dotted(tree.get("funcname"))
     elif kind == "CreateTrigStmt" and not tree.get("replace"):
@@ -312,7 +324,7 @@ def down_does_not_revert(file: File) -> Iterator[Finding]:
     down = file.migration.down
     if file.way != "up" or down is None:
         return
-    back = [parsing.parse(s) for s in down.statements]
+    back = file.other
     if any(p.fault is not None or p.kind in ("DoStmt", "CallStmt", "RenameStmt") for p in back):
         return
     gone = {t for p in back for t in taken_by(p, file.catalog)}
@@ -323,12 +335,18 @@ def down_does_not_revert(file: File) -> Iterator[Finding]:
             if (
                 thing not in gone
                 and thing not in dropped
+                and not _named_in_block(thing, file.parsed[index + 1 :])
                 and not cascaded
                 and not _goes_along(thing, gone, parsed, file)
             ):
                 sort, name = thing
                 message = f"after down and up again the {sort} {'.'.join(p for p in name if p)} is still there"
                 yield Finding(message, f"Drop it in {down.file.rsplit('/', 1)[-1]}.", index)
+
+
+def _named_in_block(thing: Thing, after: Sequence[Parsed]) -> bool:
+    """Whether a DO block speaks of an object: what it does with it, nobody reads."""
+    return any(thing[1][-1] in p.statement.text for p in after if p.kind == "DoStmt")
 
 
 def _goes_along(thing: Thing, gone: set[Thing], parsed: Parsed, file: File) -> bool:

@@ -54,8 +54,7 @@ def _reverts(step: Step, thing: tuple[str, tuple[str, ...]]) -> bool:
     if step.file.way != "down":
         return False
     if step.file.made_up is None:
-        up = map(parsing.parse, step.file.migration.up.statements)
-        step.file.made_up = frozenset(t for parsed in up for t in made_by(parsed, step.catalog))
+        step.file.made_up = frozenset(t for parsed in step.file.other for t in made_by(parsed, step.catalog))
     return thing in step.file.made_up
 
 

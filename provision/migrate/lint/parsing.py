@@ -48,7 +48,7 @@ def parse(statement: Statement) -> Parsed:
     import postgast  # loads a shared library
 
     text = statement.text
-    chain, at = _longest_chain(text)
+    chain, at = _longest_chain(text) if len(text) > _LONGEST_CHAIN else (0, 0)
     if chain > _LONGEST_CHAIN:
         return Parsed(statement, {}, Fault(False, "the statement is one expression of too many parts", at))
     if "\0" in text:

@@ -9,17 +9,19 @@ from typing import Any, Literal, NamedTuple
 from provision.checks.rule import Documented
 from provision.spec.diagnostic import Severity
 
-#: What the generator looks at: one statement with what is known before it (``Step``), or a whole ``File``.
-Scope = Literal["statement", "file"]
+#: What the generator looks at: one statement with what is known before it (``Step``), or a whole ``File``; "last" is a
+#: file of which the other rules have told everything.
+Scope = Literal["statement", "file", "last"]
 
 
 class Finding(NamedTuple):
-    """One hazard. ``statement`` is its number in the file, ``offset`` characters inside it."""
+    """One hazard. ``statement`` is its number in the file, ``offset`` characters inside it; without, its ``line``."""
 
     message: str
     help: str
     statement: int | None = None
     offset: int = 0
+    line: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,12 @@ class File:
     parsed: tuple[Parsed, ...]
     #: What is known after the last statement.
     catalog: Catalog
+    #: The statements of the migration's other file, none where there is no way back.
+    other: tuple[Parsed, ...] = ()
     #: Tables that the file itself has made so far: nobody else can be waiting for them.
     created: set[Name] = field(default_factory=set)
+    #: The codes that rules found in it, those that it allows among them.
+    told: set[str] = field(default_factory=set)
     #: What the up file makes, once a rule has asked.
     made_up: frozenset[tuple[str, tuple[str, ...]]] | None = None
 
@@ -81,9 +85,11 @@ class Step:
 
     def commands(self, *wanted: str) -> Iterator[Command]:
         """The commands of an ALTER TABLE, of the named kinds or all; none on a table that the file made."""
+        if self.kind != "AlterTableStmt" or self.tree.get("objtype") != "OBJECT_TABLE":
+            return
         relation = self.tree.get("relation", {})
         name = self.catalog.find(parsing.name_of(relation))
-        if self.kind != "AlterTableStmt" or self.tree.get("objtype") != "OBJECT_TABLE" or name in self.file.created:
+        if name in self.file.created:
             return
         for tree in self.tree.get("cmds", ()):
             if not wanted or tree.get("subtype") in wanted:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from provision.migrate.lint import parsing
 from provision.migrate.lint.rule import Finding, rule
 from provision.migrate.lint.scene import File, Step, locks, shown
+from provision.migrate.statements import may_commit, runs_alone, shows_its_effect, words
 
 _WRITES = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "CopyStmt")
 _ROW_CHANGES = ("UpdateStmt", "DeleteStmt", "MergeStmt")
@@ -83,7 +84,12 @@ def enum_value_used_early(step: Step) -> Iterator[Finding]:
     """
     if not step.file.script.transactional:
         return
-    added = {p.tree["new_val"] for p in step.before() if _adds_value(p.kind, p.tree)}
+    made = {parsing.dotted(p.tree.get("type_name")) for p in step.before() if p.kind == "CreateEnumStmt"}
+    added = {
+        p.tree["new_val"]
+        for p in step.before()
+        if _adds_value(p.kind, p.tree) and parsing.dotted(p.tree.get("type_name")) not in made
+    }
     for constant in parsing.nodes(step.tree, "A_Const"):
         value = constant.get("sval", {}).get("sval")
         if value in added:
@@ -179,69 +185,36 @@ def _set_config(step: Step) -> tuple[bool, str] | None:
     return None
 
 
-@rule("HF0825", "not-repeatable", "run again")
-def not_repeatable(step: Step) -> Iterator[Finding]:
-    """A statement outside a transaction cannot be run twice.
+@rule("HF0825", "effect-not-shown", "after a crash")
+def effect_not_shown(step: Step) -> Iterator[Finding]:
+    """After a crash nobody could tell whether a statement took effect.
 
-    A file with `transaction: none` that stops half-way is resumed. If the runner died between a statement's end
-    and its own note of it, that statement comes again: it must not mind.
+    A file with `transaction: none` that stops half-way is resumed. What a transaction can hold is noted in the same
+    transaction, so it is never done twice; indexes that are built concurrently and their kin are looked up in the
+    catalogs. Of a procedure that commits, or of a command like CREATE SUBSCRIPTION, nothing shows it: if the runner
+    dies between the statement and its note, the next one asks you.
 
-    Fix: say IF NOT EXISTS or IF EXISTS; before CREATE INDEX CONCURRENTLY drop what a failed build left.
+    Fix: write procedures so that they go on where they stopped, say IF EXISTS where the command has it, and put the
+    statement into a file of its own. Then the answer is --redo.
 
-    Source: PostgreSQL documentation, CREATE INDEX, Building Indexes Concurrently.
+    Source: docs/how-to/migrations.md.
 
     Bad:
 
         -- transaction: none
-        CREATE INDEX CONCURRENTLY item_colour ON shop.item (colour);
+        DROP SUBSCRIPTION orders;
 
     Good:
 
         -- transaction: none
-        DROP INDEX CONCURRENTLY IF EXISTS shop.item_colour;
-        CREATE INDEX CONCURRENTLY item_colour ON shop.item (colour);
+        DROP SUBSCRIPTION IF EXISTS orders;
     """
-    if step.file.script.transactional:
+    spoken = words(step.parsed.statement.text)
+    if step.file.script.transactional or shows_its_effect(spoken):
         return
-    message = "run again after a crash, this statement fails or does its work twice"
-    if (help := _repeatable_form(step)) is not None:
-        yield Finding(message, help)
-
-
-def _repeatable_form(step: Step) -> str | None:
-    """How to make a statement harmless when repeated; None where it is."""
-    tree, kind = step.tree, step.kind
-    if kind == "IndexStmt":
-        if tree.get("if_not_exists") or _dropped_before(step):
-            return None
-        return "Put DROP INDEX CONCURRENTLY IF EXISTS before it, which also clears what a failed build left."
-    if kind in ("CreateStmt", "CreateSchemaStmt", "CreateExtensionStmt", "CreateSeqStmt"):
-        return None if tree.get("if_not_exists") else "Write IF NOT EXISTS."
-    if kind == "CreateTableAsStmt":
-        return None if tree.get("if_not_exists") else "Write IF NOT EXISTS, or use a file with a transaction."
-    if kind == "AlterEnumStmt":
-        if "old_val" in tree:
-            return "Use a file with a transaction."
-        return None if tree.get("skip_if_new_val_exists") else "Write ADD VALUE IF NOT EXISTS."
-    if kind == "DropStmt":
-        return None if tree.get("missing_ok") else "Write IF EXISTS."
-    if kind == "AlterTableStmt":
-        return _repeatable_commands(tree)
-    if kind in ("InsertStmt", "CopyStmt"):
-        return None if "on_conflict_clause" in tree else "Add ON CONFLICT DO NOTHING, or use a file with a transaction."
-    if kind in ("RenameStmt", "CreateEnumStmt", "CreateDomainStmt", "CompositeTypeStmt", "CreatePolicyStmt"):
-        return "Use a file with a transaction."
-    return None
-
-
-def _repeatable_commands(tree: parsing.Tree) -> str | None:
-    for command in tree.get("cmds", ()):
-        what = command.get("subtype")
-        if what in ("AT_AddColumn", "AT_DropColumn", "AT_DropConstraint") and not command.get("missing_ok"):
-            return "Write IF NOT EXISTS." if what == "AT_AddColumn" else "Write IF EXISTS."
-        if what == "AT_AddConstraint":
-            return "Put ALTER TABLE … DROP CONSTRAINT IF EXISTS before it, or use a file with a transaction."
-    return None
+    if runs_alone(spoken) or may_commit(spoken):
+        message = "after a crash nobody could tell whether this statement took effect"
+        yield Finding(message, "Make sure that it does no harm twice, and put it into a file of its own.")
 
 
 def _dropped_before(step: Step) -> bool:
@@ -259,7 +232,7 @@ def invalid_index_kept(step: Step) -> Iterator[Finding]:
     CREATE INDEX CONCURRENTLY that fails or is interrupted leaves an index marked INVALID: it costs at each write
     and serves no query. Run again with IF NOT EXISTS, the statement finds the name taken and succeeds.
 
-    Fix: drop the index by its name first.
+    Fix: leave IF NOT EXISTS out; the runner drops what a failed build of its own left, and builds it again.
 
     Source: PostgreSQL documentation, CREATE INDEX, Building Indexes Concurrently.
 
@@ -271,15 +244,14 @@ def invalid_index_kept(step: Step) -> Iterator[Finding]:
     Good:
 
         -- transaction: none
-        DROP INDEX CONCURRENTLY IF EXISTS shop.item_colour;
-        CREATE INDEX CONCURRENTLY IF NOT EXISTS item_colour ON shop.item (colour);
+        CREATE INDEX CONCURRENTLY item_colour ON shop.item (colour);
     """
     if step.kind == "IndexStmt" and step.tree.get("concurrent") and step.tree.get("if_not_exists"):
         checked = any("indisvalid" in a.sql for a in step.file.script.after)
         if not checked and not _dropped_before(step):
             index = step.tree.get("idxname", "")
             message = f"IF NOT EXISTS keeps {index} even if a failed build left it invalid"
-            yield Finding(message, f"Put DROP INDEX CONCURRENTLY IF EXISTS {index} before it.")
+            yield Finding(message, "Leave IF NOT EXISTS out; the runner drops what its own failed build left.")
 
 
 @rule("HF0827", "writes-without-transaction", "without a transaction", scope="file")
@@ -434,6 +406,6 @@ def rows_changed_under_lock(step: Step) -> Iterator[Finding]:
 
 
 RULES = (
-    not_parsed, not_looked_at, enum_value_used_early, lock_timeout_off, setting_outlives, not_repeatable,
+    not_parsed, not_looked_at, enum_value_used_early, lock_timeout_off, setting_outlives, effect_not_shown,
     invalid_index_kept, writes_without_transaction, transaction_off, validated_under_lock, rows_changed_under_lock,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provision.migrate.partitions.steps import Rolling, parse_mark, read_mark
 from provision.postgres.catalog import RELATIONS, ROLE_NAMES, Catalog
-from provision.postgres.kinds import partitions
+from provision.postgres.kinds import partitions, policy
 from provision.postgres.observe import Observer
 from provision.postgres.relations import COLUMNS, tables
 from provision.postgres.sql import qualified
@@ -16,7 +16,7 @@ from provision.spec.record import Plane, Record
 if TYPE_CHECKING:
     from provision.postgres.connect import Connection
 
-_QUERIES = (RELATIONS, ROLE_NAMES, COLUMNS)
+_QUERIES = (RELATIONS, ROLE_NAMES, COLUMNS, *policy.QUERIES)
 Wanted = Callable[[str], bool]
 
 
@@ -78,8 +78,10 @@ def _joined(declared: Record, live: Record | None, desired: Plane, marks: frozen
     settings["members"] = {}
     rolling = Rolling(
         declared.address, table, settings, dict(found["members"]), found["default"] or None,
-        tuple(found["detaching"]), bool(desired.children(table.address, "foreign_key")),
+        tuple(found["detaching"]), found["like"], bool(desired.children(table.address, "foreign_key")),
     )  # fmt: skip
+    if not marks:
+        return rolling
     return rolling._replace(marked=tuple(m for m in rolling.members if rolling.name(m) in marks))
 
 

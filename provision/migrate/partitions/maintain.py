@@ -35,7 +35,7 @@ from provision.migrate.partitions.due import Member, Point
 from provision.migrate.partitions.look import Leftover, Look
 from provision.migrate.partitions.report import Action, Report, SetStatus
 from provision.migrate.partitions.runner import Patience, Runner
-from provision.migrate.partitions.steps import Rolling
+from provision.migrate.partitions.steps import Rolling, Work
 from provision.postgres import sql
 from provision.postgres.apply import count
 from provision.postgres.errors import LockTimeout, StatementFailed, Unreachable
@@ -100,14 +100,20 @@ class Keeper:
         self._finalize(rolling)
         current = self.position(rolling)
         for _ in range(_TURNS):
-            for member, bound in due.missing(
-                rolling.table.address.name, rolling.settings, rolling.members, current
-            ).items():
+            lacking = due.missing(rolling.table.address.name, rolling.settings, rolling.members, current)
+            if lacking and rolling.like.get("unfit"):
+                self._tell_unfit(rolling)
+            for member, bound in lacking.items():
                 self._make(rolling, member, bound)
             self._empty(rolling, current)
             before, current = current, self.position(rolling)
             if self.orders.dry or current == before:
                 return
+
+    def _tell_unfit(self, rolling: Rolling) -> None:
+        text = f"{rolling.address}: {rolling.like['member']} is split by {rolling.like['unfit']}, and new ones are not"
+        if text not in self.report.notes:
+            self.report.notes.append(text)
 
     def position(self, rolling: Rolling) -> Point:
         """The clock, or the greatest key outside of the DEFAULT partition."""
@@ -143,16 +149,16 @@ class Keeper:
             name = member if piece == found else sql.bounded(rolling.table.address.name, grid.suffix(piece.low))
             inside = rows if not cuts else self._count(f"SELECT count(*) FROM {default} WHERE {rolling.within(bound)}")
             action = self._action(rolling, "move" if inside else "create", name, rows=inside or None)
-            if self._done(action, lambda n=name, b=bound, some=inside > 0: self._carry(rolling, n, b, some)):  # type: ignore[misc]
+            if self._done(action, lambda a=action, b=bound: self._carry(rolling, a, b)):  # type: ignore[misc]
                 rolling.members[name] = bound
 
-    def _carry(self, rolling: Rolling, member: str, bound: str, some: bool) -> None:
+    def _carry(self, rolling: Rolling, action: Action, bound: str) -> None:
         assert rolling.default is not None
         literal = sql.quote_literal(rolling.name(rolling.default))
         columns = [str(r[0]) for r in self.runner.rows(_COLUMNS.format(name=sql.quote_literal(rolling.parent)))]
         triggers = self.runner.rows(_TRIGGERS.format(name=literal))
         loud = bool(triggers) and (triggers[0][0] == "t" or triggers[0][1] != "t")
-        if loud and some:
+        if loud and action.rows:
             raise InputError(
                 f"moving rows out of {rolling.default} would fire its triggers as if they were deleted",
                 f"As a superuser run: GRANT SET ON PARAMETER session_replication_role TO {self.look.role};"
@@ -160,8 +166,9 @@ class Keeper:
             )
         # Without rows nothing is carried, where triggers would hear of it; one that comes meanwhile stops ATTACH.
         given = () if loud else columns
-        statements = steps.move(rolling, member, bound, self.look.role, given, quiet=bool(triggers) and not loud)
-        self.runner.together(statements, _what(rolling, member))
+        quiet = bool(triggers) and not loud
+        work = steps.move(rolling, action.partition, bound, self.look.role, given, quiet=quiet)
+        self._closed(rolling, action, work)
 
     def _cuts(self, rolling: Rolling, bound: str) -> list[Point]:
         assert rolling.default is not None
@@ -221,7 +228,7 @@ class Keeper:
                 continue
             action = self._action(rolling, "detach", member.name)
             bound, name = rolling.members[member.name], rolling.name(member.name)
-            if self._done(action, lambda m=member.name: self._detach(rolling, m)) or self.orders.dry:  # type: ignore[misc]
+            if self._done(action, lambda a=action: self._detach(rolling, a)) or self.orders.dry:  # type: ignore[misc]
                 self._finish(rolling, name, member.name, bound, rolling.settings["on_expiry"])
         return not held
 
@@ -285,11 +292,12 @@ class Keeper:
             schema, plain = (rolling.table.address.names[0], member) if '"."' not in member else _split(member)
             self.look.leftovers.setdefault(said["of"], []).append(Leftover(schema, plain, bound, said["then"]))
 
-    def _detach(self, rolling: Rolling, member: str) -> None:
+    def _detach(self, rolling: Rolling, action: Action) -> None:
+        member = action.partition
         what = _what(rolling, member)
         self.runner.together([steps.mark(rolling, member, rolling.settings["on_expiry"])], what)
         if rolling.default is not None:
-            self.runner.together(steps.detach(rolling, member), what)
+            self._closed(rolling, action, steps.detach(rolling, member))
         else:
             self._detach_concurrently(rolling, member, what)
         del rolling.members[member]
@@ -299,7 +307,7 @@ class Keeper:
         names = {"name": sql.quote_literal(rolling.name(member)), "parent": sql.quote_literal(rolling.parent)}
         tries = self.orders.patience.tries
         for attempt in range(tries):
-            pending = self.runner.value(_PENDING.format(**names))
+            pending = self.runner.value(_PENDING.format(**names)) if attempt else "f"
             if pending is None:
                 return
             statement = steps.finalize if pending == "t" else steps.detach_concurrently
@@ -377,6 +385,10 @@ class Keeper:
 
     # Shared ------------------------------------------------------------------------------------------------
 
+    def _closed(self, rolling: Rolling, action: Action, work: Work) -> None:
+        """Do what locks the table against everybody, and note for how long."""
+        action.held_ms = self.runner.together(work.statements, _what(rolling, action.partition), ahead=work.ahead)
+
     def _action(
         self, rolling: Rolling, action: str, member: str, *, lock: str | None = _PARENT, rows: int | None = None
     ) -> Action:
@@ -384,7 +396,7 @@ class Keeper:
         self.report.actions.append(found)
         return found
 
-    def _done(self, action: Action, act: Callable[[], None]) -> bool:
+    def _done(self, action: Action, act: Callable[[], object]) -> bool:
         """Do it unless this run only shows what it would do. A failure is reported, and the run goes on."""
         if self.orders.dry:
             return False
@@ -395,7 +407,7 @@ class Keeper:
             return True
         return False
 
-    def _guarded(self, what: str, act: Callable[[], None]) -> bool:
+    def _guarded(self, what: str, act: Callable[[], object]) -> bool:
         try:
             act()
         except Unreachable:

@@ -14,7 +14,7 @@ class Action:
     """One thing done to one partition. ``lock`` is the strongest lock on a relation that others may be using.
 
     ``action`` is create, move (out of the DEFAULT partition), detach, finalize, archive or drop; ``held`` waits
-    for a consent.
+    for a consent. ``held_ms`` is for how many milliseconds the server kept the table under ACCESS EXCLUSIVE.
     """
 
     object: str
@@ -24,6 +24,7 @@ class Action:
     rows: int | None = None
     file: str | None = None
     state: State = "planned"
+    held_ms: float | None = None
 
 
 @dataclass(slots=True)

@@ -21,13 +21,18 @@ from provision.spec.ident import Address
 from provision.spec.record import Record, Settings
 
 _MARK = "holdfast expired "
+#: Asks for the server's time, in seconds. The runner sends it again once the transaction is over.
+GRANTED = "COPY (SELECT extract(epoch FROM clock_timestamp())) TO STDOUT"
+#: How long a further lock is waited for while others already wait for the table.
+_BRIEF_MS = 20
 
 
 class Rolling(NamedTuple):
     """A declared set by range that rolls, and its live side. ``settings`` are the declared ones, the key the live one.
 
     ``members`` maps the names of attached partitions to their bounds, and follows what is done to them;
-    ``referring`` says whether the table has foreign keys, ``marked`` are those that a run was about to detach.
+    ``referring`` says whether the table has foreign keys, ``marked`` are those that a run was about to detach,
+    ``like`` is what a new partition takes from its newest sibling.
     """
 
     address: Address
@@ -36,6 +41,7 @@ class Rolling(NamedTuple):
     members: dict[str, str]
     default: str | None
     detaching: tuple[str, ...]
+    like: Settings
     referring: bool = False
     marked: tuple[str, ...] = ()
 
@@ -73,21 +79,39 @@ class Rolling(NamedTuple):
 
 def attach(rolling: Rolling, member: str, bound: str, role: str | None) -> list[str]:
     """Make a partition and attach it. Readers and writers pass (SHARE UPDATE EXCLUSIVE) where no DEFAULT is."""
-    return [*apart(member, rolling.table, role), _attached(rolling, member, bound)]
+    return [*apart(member, rolling.table, role, rolling.like), _attached(rolling, member, bound)]
 
 
 def _attached(rolling: Rolling, member: str, bound: str) -> str:
     return f"ALTER TABLE {rolling.parent} ATTACH PARTITION {rolling.name(member)} {bound}"
 
 
-def move(
-    rolling: Rolling, member: str, bound: str, role: str | None, columns: Iterable[str], *, quiet: bool
-) -> list[str]:
+def _calm(*tables: str) -> list[str]:
+    """Keep VACUUM and the like away while that stops nobody, so that nothing has to wait for them afterwards."""
+    return [f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE" for table in tables]
+
+
+def _closed(rolling: Rolling, *further: str) -> list[str]:
+    """Lock the parent against everybody, then its partitions, in the order of everybody else."""
+    return [
+        f"LOCK TABLE ONLY {rolling.parent} IN ACCESS EXCLUSIVE MODE",
+        GRANTED,
+        f"SET LOCAL lock_timeout = {_BRIEF_MS}",
+        *(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE" for table in further),
+    ]
+
+
+class Work(NamedTuple):
+    """A transaction: what comes before its strong locks, where waiting hurts nobody, and the rest."""
+
+    ahead: list[str]
+    statements: list[str]
+
+
+def move(rolling: Rolling, member: str, bound: str, role: str | None, columns: Iterable[str], *, quiet: bool) -> Work:
     """Make a partition, carry the rows of the DEFAULT partition into it, attach it last: one transaction.
 
-    The table is made before the locks, which keeps them shorter; the parent's lock comes before that of DEFAULT, as it
-    does for everybody else. ``quiet`` keeps triggers still: no row is deleted, so none may be told. Without
-    ``columns`` nothing is carried.
+    ``quiet`` keeps triggers still: no row is deleted, so none may be told. Without ``columns`` nothing is carried.
     """
     assert rolling.default is not None
     default, name = rolling.name(rolling.default), rolling.name(member)
@@ -96,15 +120,16 @@ def move(
         f"WITH moved AS (DELETE FROM {default} WHERE {rolling.within(bound)} RETURNING {listed})"
         f" INSERT INTO {name} ({listed}) SELECT {listed} FROM moved"
     )
-    return [
-        *apart(member, rolling.table, role),
-        f"LOCK TABLE ONLY {rolling.parent} IN ACCESS EXCLUSIVE MODE",
-        f"LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE",
-        *(["SET LOCAL session_replication_role = replica"] if quiet else []),
-        *([carry] if listed else []),
-        *(["SET LOCAL session_replication_role = origin"] if quiet else []),
-        _attached(rolling, member, bound),
-    ]
+    return Work(
+        [*apart(member, rolling.table, role, rolling.like), *_calm(default)],
+        [
+            *_closed(rolling, default),
+            *(["SET LOCAL session_replication_role = replica"] if quiet else []),
+            *([carry] if listed else []),
+            *(["SET LOCAL session_replication_role = origin"] if quiet else []),
+            _attached(rolling, member, bound),
+        ],
+    )
 
 
 def least(rolling: Rolling, default: str, below: str) -> str:
@@ -122,12 +147,12 @@ def cuts(rolling: Rolling, default: str, bound: str, rows: int) -> str:
     )
 
 
-def detach(rolling: Rolling, member: str) -> list[str]:
+def detach(rolling: Rolling, member: str) -> Work:
     """Detach in one transaction: what is left where a DEFAULT partition forbids CONCURRENTLY."""
-    return [
-        f"LOCK TABLE ONLY {rolling.parent} IN ACCESS EXCLUSIVE MODE",
-        f"ALTER TABLE {rolling.parent} DETACH PARTITION {rolling.name(member)}",
-    ]
+    assert rolling.default is not None
+    parts = (rolling.name(rolling.default), rolling.name(member))
+    leave = f"ALTER TABLE {rolling.parent} DETACH PARTITION {parts[1]}"
+    return Work(_calm(*parts), [*_closed(rolling, *parts), leave])
 
 
 def detach_concurrently(rolling: Rolling, member: str) -> str:

@@ -24,7 +24,7 @@ from provision.postgres.kinds.steps import (
 )
 from provision.postgres.printed import settled
 from provision.postgres.relations import QUERIES as RELATION_QUERIES
-from provision.postgres.relations import column_names, numbers, tables, used_by
+from provision.postgres.relations import column_names, compared_types, numbers, tables, used_by
 from provision.spec import fields
 from provision.spec.change import Change, Context, Draft, Impact, Lowered
 from provision.spec.fields import Field, FieldTable
@@ -82,8 +82,10 @@ class CheckKind(PlainKind):
             }
             columns = tuple(table.address.child("column", named[table.oid][n]) for n in numbers(row[15]))
             uses = used_by(catalog, "pg_constraint", row[0])
+            rigid = dict.fromkeys((*uses.rigid, *compared_types(catalog, table.oid, numbers(row[15]))))
             address = table.address.child("check", str(row[2]))
-            yield Record(address, settings, table.address, (*columns, *uses.refs), uses.rigid)
+            refs = dict.fromkeys((*columns, *uses.refs, *rigid))
+            yield Record(address, settings, table.address, tuple(refs), tuple(rigid))
 
     def impact(self, change: Change, facts: Facts) -> Impact:
         before = change.before

@@ -21,6 +21,7 @@ from provision.postgres.relations import QUERIES as RELATION_QUERIES
 from provision.postgres.relations import (
     Table,
     column_names,
+    compared_types,
     index_attributes,
     names,
     numbers,
@@ -185,8 +186,10 @@ def _decode_one(catalog: Catalog, table: Table, row: Row) -> Record:
     }
     read = dict.fromkeys((*(n for n in keys if n != "0"), *numbers(row[21])))
     uses = used_by(catalog, "pg_class", row[0])
-    refs = (*(table.address.child("column", columns[n]) for n in read), *uses.refs)
-    return Record(table.address.child("index", str(row[2])), settings, table.address, refs, uses.rigid)
+    compared = compared_types(catalog, table.oid, read) if settings["where"] else ()
+    rigid = tuple(dict.fromkeys((*uses.rigid, *compared)))
+    refs = dict.fromkeys((*(table.address.child("column", columns[n]) for n in read), *uses.refs, *rigid))
+    return Record(table.address.child("index", str(row[2])), settings, table.address, tuple(refs), rigid)
 
 
 def _live_items(catalog: Catalog, table: Table, row: Row, attributes: Mapping[str, Any]) -> list[Settings]:

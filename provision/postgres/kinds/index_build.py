@@ -169,7 +169,7 @@ def on_parent(address: Address, spec: Spec, name: str, context: Context, **point
             lock=ACCESS_EXCLUSIVE,
         )
     deep = has_subpartitions(context, table_of(address))
-    detail = "partitions of partitions: the index is built in one piece while writes wait"
+    detail = "the index is built on every partition in one piece while writes wait"
     yield Draft(
         object=address,
         action="create",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from provision.postgres import sql
+from provision.postgres.kinds.partition_like import below, own
 from provision.postgres.kinds.steps import (
     ACCESS_EXCLUSIVE,
     SHARE_ROW_EXCLUSIVE,
@@ -97,7 +98,7 @@ def _attached(address: Address, member: str, bound: str, table: Record, old: Set
     One statement does both: a run that is interrupted leaves no table that belongs to nothing.
     """
     name, parent = member_name(table.address, member), sql.table_name(address)
-    body = apart(member, table, context.facts(address).options.get("role"))
+    body = apart(member, table, context.facts(address).options.get("role"), old["like"])
     body.append(f"ALTER TABLE {parent} ATTACH PARTITION {name} {bound}")
     referring = bool(context.live.children(table.address, "foreign_key"))
     detail = "the DEFAULT partition is locked and searched for rows that belong here"
@@ -114,14 +115,43 @@ def _attached(address: Address, member: str, bound: str, table: Record, old: Set
     )
 
 
-def apart(member: str, table: Record, role: str | None) -> list[str]:
-    """The statements that make a table like its parent, ready to be attached, in a session of ``role``."""
+def apart(member: str, table: Record, role: str | None, like: Settings) -> list[str]:
+    """The statements that make a table like its parent, ready to be attached, in a session of ``role``.
+
+    ``like`` is what it takes from its newest sibling: parts of its own, privileges, row security.
+    """
+    name, parent = member_name(table.address, member), sql.table_name(table.address)
+    body = f"CREATE {_unlogged(table, like)}TABLE {name} (LIKE {parent} {_LIKE})"
+    found = [body + _split_or_kept(table, like), *_equipped(name, table, role, like)]
+    for part, settings in below(like, member):
+        found += _part(part, name, table, role, settings)
+    return found
+
+
+def _part(member: str, whole: str, table: Record, role: str | None, like: Settings) -> Iterator[str]:
+    """The statements that make a part of a new partition, and its own parts."""
     name = member_name(table.address, member)
-    unlogged = "UNLOGGED " if table.settings["unlogged"] else ""
-    body = [f"CREATE {unlogged}TABLE {name} (LIKE {sql.table_name(table.address)} {_LIKE}){_kept_as(table.settings)}"]
-    if _given_away(table.settings, role):
-        body.append(f"ALTER TABLE {name} OWNER TO {sql.quote_ident(table.settings['owner'])}")
-    return body
+    of = f"CREATE {_unlogged(table, like)}TABLE {name} PARTITION OF {whole} {like['bound']}"
+    yield of + _split_or_kept(table, like)
+    yield from _equipped(name, table, role, like)
+    for part, settings in below(like, member):
+        yield from _part(part, name, table, role, settings)
+
+
+def _unlogged(table: Record, like: Settings) -> str:
+    return "UNLOGGED " if table.settings["unlogged"] and not like.get("split") else ""
+
+
+def _split_or_kept(table: Record, like: Settings) -> str:
+    """What follows the columns; a partitioned table keeps no rows."""
+    return f" PARTITION BY {like['split']}" if like.get("split") else _kept_as(table.settings)
+
+
+def _equipped(name: str, table: Record, role: str | None, like: Settings) -> list[str]:
+    """Privileges and the like, given while the table still belongs to its maker; then the table is given away."""
+    if not _given_away(table.settings, role):
+        return own(like, name)
+    return [*own(like, name), f"ALTER TABLE {name} OWNER TO {sql.quote_ident(table.settings['owner'])}"]
 
 
 def _moved(address: Address, member: str, bound: str, old: str) -> Draft:

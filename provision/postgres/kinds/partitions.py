@@ -12,6 +12,7 @@ from provision.postgres.kinds import partition_change
 from provision.postgres.kinds.expression import SQL, embedded
 from provision.postgres.kinds.ownership import parse
 from provision.postgres.kinds.partition_key import live_key
+from provision.postgres.kinds.partition_like import pattern
 from provision.postgres.kinds.partition_members import (
     covered,
     default_name,
@@ -98,7 +99,7 @@ def read(
         settings["default"] = default_name(table.name)
     types = {c.address.name: c.settings["type"] for c in columns}
     key = settings["key"]
-    settings |= {"key_type": types.get(key[0]), "members": {}, "subpartitioned": {}, "detaching": []}
+    settings |= {"key_type": types.get(key[0]), "members": {}, "subpartitioned": {}, "like": {}, "detaching": []}
     return Record(table.child("partitions", "set"), settings, table, (), origin=pointer)
 
 
@@ -107,7 +108,7 @@ class PartitionsKind(PlainKind):
     system = "pg"
     fields = FIELDS
     spec_only = _POLICY
-    left_to_server = frozenset({"default", "members", "subpartitioned", "detaching"})
+    left_to_server = frozenset({"default", "members", "subpartitioned", "like", "detaching"})
     expressions: tuple[str, ...] = ("key",)
 
     def compiles(self, record: Record) -> bool:
@@ -138,7 +139,7 @@ class PartitionsKind(PlainKind):
         settings = {**desired.settings, "members": members}
         if live is None or found is None:
             return desired._replace(settings=settings), live
-        settings["subpartitioned"] = found["subpartitioned"]
+        settings |= {"subpartitioned": found["subpartitioned"], "like": found["like"]}
         ours = {name: settings[name] for name in self.spec_only}
         if found["modulus"] is None:
             ours["modulus"] = settings["modulus"]
@@ -183,6 +184,7 @@ def _decode_one(catalog: Catalog, table: Table, split: Settings) -> Record:
         "key_type": key_type,
         "members": members,
         "subpartitioned": _deeper(catalog, table, parts),
+        "like": pattern(catalog, split["key"], parts) if split["by"] == "range" else {},
         "detaching": [member_key(table.address, p.schema, p.name) for p in parts if p.detaching],
     }
     return Record(table.address.child("partitions", "set"), settings, table.address)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provision.postgres import sql
-from provision.postgres.catalog import SYSTEM_SCHEMAS, Catalog, Query
+from provision.postgres.catalog import SYSTEM_SCHEMAS, Catalog, Query, Row
 from provision.postgres.kinds.depends import DEPENDENCIES, Dependencies
 from provision.postgres.kinds.expression import SQL
 from provision.postgres.kinds.ownership import (
@@ -78,21 +78,13 @@ class PolicyKind(PlainKind):
 
     def decode(self, catalog: Catalog) -> Iterator[Record]:
         edges = Dependencies(catalog)
-        for oid, name, command, permissive, roles, using, with_check, comment, depends in catalog.rows("policies"):
-            parent = catalog.relation_address(str(oid))
+        for row in catalog.rows("policies"):
+            parent = catalog.relation_address(str(row[0]))
             if parent is None:
                 continue
-            to = sorted(catalog.roles[r] for r in json.loads(str(roles)))
-            settings = {
-                "for": _COMMANDS[str(command)],
-                "to": to,
-                "using": settled(using),
-                "with_check": settled(with_check),
-                "permissive": permissive == "t",
-                "comment": comment,
-            }
-            refs, rigid = edges.edges(depends, own=parent, also=role_refs(catalog.target, *to))
-            yield Record(parent.child("policy", str(name)), settings, parent, refs, rigid)
+            settings = settings_of(catalog, row)
+            refs, rigid = edges.edges(row[8], own=parent, also=role_refs(catalog.target, *settings["to"]))
+            yield Record(parent.child("policy", str(row[1])), settings, parent, refs, rigid)
 
     def retitle(self, record: Record, old: Address, new: Address) -> Record:
         if old.kind != "role":
@@ -115,6 +107,18 @@ class PolicyKind(PlainKind):
             drafts += attributes(noun, address, None, after.settings, fresh=fresh, follows=("",))
             return Lowered(tuple(drafts), (address,))
         return Lowered(tuple(_alter(change, noun, before.settings, after.settings)), (address,))
+
+
+def settings_of(catalog: Catalog, row: Row) -> dict[str, Any]:
+    """The settings of a policy, from a row of ``policies``."""
+    return {
+        "for": _COMMANDS[str(row[2])],
+        "to": sorted(catalog.roles[r] for r in json.loads(str(row[4]))),
+        "using": settled(row[5]),
+        "with_check": settled(row[6]),
+        "permissive": row[3] == "t",
+        "comment": row[7],
+    }
 
 
 def _goes(table: Change | None) -> bool:

@@ -242,6 +242,8 @@ class PostgresTargetKubernetesMaintenance(TypedDict, total=False):
     """Image with holdfast."""
     secret: Input[str]
     """Secret whose keys are the variables that the specs refer to."""
+    archive: Input[str]
+    """PersistentVolumeClaim for archived partitions; it outlives the plane."""
 
 
 class PostgresTargetKubernetes(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,37 @@ def test_maintain_says_what_it_did(bed: Bed, capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     assert "- drop events_2026_11_20\n" in text
     assert "done: 6 create, 3 detach, 3 drop" in text
+
+
+@pytest.mark.req("A6.12", "H4.1")
+def test_locks_against_everybody_are_told_before_and_measured_after(
+    bed: Bed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bed.declare({"every": "1 day", "premake": 3, "retain": "5 days", "default": True})
+    bed.apply()
+    bed.run("INSERT INTO app.events VALUES (1, '2026-11-25 00:00Z')")
+    capsys.readouterr()
+    late = NOON + DAY * 5
+    assert call(bed, "maintain", "--dry-run", at=late) == exits.DONE
+    told = capsys.readouterr().out.splitlines()[2:]
+    closed = [line for line in told if "drop" not in line]
+    assert "  → move events_2026_11_25, 1 rows, lock ACCESS EXCLUSIVE" in closed
+    assert all(line.endswith(", lock ACCESS EXCLUSIVE") for line in closed)
+    assert call(bed, "maintain", "--portion", "1", at=late) == exits.DONE
+    done = [line for line in capsys.readouterr().out.splitlines() if " events_" in line and "drop" not in line]
+    assert len(done) == len(closed)
+    assert all(re.search(r", lock ACCESS EXCLUSIVE for \d+ ms$", line) for line in done)
+
+
+@pytest.mark.req("A6.7")
+def test_the_folder_for_archives_comes_from_the_environment(
+    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.declare({"every": "1 day", "premake": 3, "retain": "5 days", "on_expiry": "archive"})
+    assert call(bed, "maintain", at=NOON + DAY * 7) == exits.FAILED
+    monkeypatch.setenv("HOLDFAST_ARCHIVE", str(tmp_path / "kept"))
+    assert call(bed, "maintain", at=NOON + DAY * 7) == exits.DONE
+    assert [p.name for p in (tmp_path / "kept").rglob("*_2026_11_20.copy.gz")] == ["events_2026_11_20.copy.gz"]
 
 
 def test_a_missing_consent_is_an_exit_code_of_its_own(bed: Bed, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from provision.migrate.partitions.runner import Patience
 from provision.plan.protocols import LockHeld
+from provision.postgres.errors import StatementFailed
 from provision.spec.errors import InputError
-from tests.migrate.partitions_bed import COLUMNS, DAILY, DAY, NOON, Bed, done, fill, rows
+from tests.migrate.partitions_bed import COLUMNS, DAILY, DAY, HASTY, NOON, SET, Bed, done, fill, rows
 
 # Making ----------------------------------------------------------------------------------------------------
 
@@ -167,6 +168,21 @@ def test_rows_in_default_get_partitions_of_their_own(each: Bed) -> None:
 
 
 @pytest.mark.req("A6.8")
+def test_an_apply_that_default_rows_stop_says_what_moves_them(each: Bed) -> None:
+    each.declare({**DAILY, "retain": None, "default": True})
+    each.apply()
+    expected = fill(each, NOON + DAY * 5, NOON + DAY * 6)
+    late = NOON + DAY * 6
+    with pytest.raises(StatementFailed) as failed:
+        each.apply(late, f"blocking:{SET}")
+    assert failed.value.sqlstate == "23514"
+    assert "run: holdfast partitions maintain" in failed.value.help
+    each.maintain(late)
+    assert each.apply(late).steps == (), "maintenance made them all"
+    assert rows(each) == expected
+
+
+@pytest.mark.req("A6.8")
 def test_many_rows_of_one_interval_are_moved_in_portions(bed: Bed) -> None:
     bed.declare({**DAILY, "default": True})
     bed.apply()
@@ -254,35 +270,95 @@ def test_rows_are_carried_by_name_whatever_the_order_of_columns(bed: Bed) -> Non
 # In the way ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.req("A6.12", "H4.1")
-def test_nobody_waits_longer_than_the_lock_timeout_behind_a_run_that_waits(bed: Bed) -> None:
+class Writer:
+    """Writes a row again and again while the block runs, and notes how long each took."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.bed = bed
+        self.waits: list[float] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def _write(self) -> None:
+        with self.bed.connect() as session:
+            while not self._over.is_set():
+                begun = time.monotonic()
+                session.execute("INSERT INTO app.events VALUES (%s, '2026-11-21 00:00Z')", [len(self.waits) + 1])
+                self.waits.append(time.monotonic() - begun)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def waiting_in_default(bed: Bed) -> None:
+    """A set beside a DEFAULT partition, in which one row waits for its own partition."""
     bed.declare({**DAILY, "default": True})
     bed.apply()
     bed.maintain()
     bed.run("INSERT INTO app.events VALUES (0, '2026-11-25 00:00Z')")
-    waits: list[float] = []
-    over = threading.Event()
 
-    def write() -> None:
-        with bed.connect() as session:
-            while not over.is_set():
-                begun = time.monotonic()
-                session.execute("INSERT INTO app.events VALUES (%s, '2026-11-21 00:00Z')", [len(waits) + 1])
-                waits.append(time.monotonic() - begun)
 
-    writer = threading.Thread(target=write)
+def is_moved(bed: Bed) -> bool:
+    return bed.run("SELECT tableoid::regclass::text FROM app.events WHERE id = 0") == [("app.events_2026_11_25",)]
+
+
+@pytest.mark.req("A6.12", "H4.1")
+def test_nobody_waits_longer_than_the_lock_timeout_behind_a_run_that_waits(bed: Bed) -> None:
+    waiting_in_default(bed)
+    writer = Writer(bed)
     with bed.connect() as reader, reader.transaction():
         reader.execute("SELECT count(*) FROM app.events")
-        writer.start()
-        slow = threading.Thread(target=lambda: bed.maintain(NOON + DAY, patience=Patience(lock_timeout_ms=200)))
-        slow.start()
-        time.sleep(2)
+        with writer:
+            slow = threading.Thread(target=lambda: bed.maintain(NOON + DAY, patience=Patience(lock_timeout_ms=200)))
+            slow.start()
+            time.sleep(2)
     slow.join()
-    over.set()
-    writer.join()
-    assert bed.run("SELECT tableoid::regclass::text FROM app.events WHERE id = 0") == [("app.events_2026_11_25",)]
-    assert max(waits) < 0.2 + 0.8, "the margin is for a machine under load"
-    assert sum(w > 0.15 for w in waits) >= 2, "it was waited for, again and again"
+    assert is_moved(bed)
+    assert max(writer.waits) < 0.2 + 0.8, "the margin is for a machine under load"
+    assert sum(w > 0.15 for w in writer.waits) >= 2, "it was waited for, again and again"
+
+
+@pytest.mark.req("A6.12", "H4.1")
+@pytest.mark.parametrize(("mode", "tries"), [("SHARE UPDATE EXCLUSIVE", 1), ("ACCESS SHARE", 20)])
+def test_who_uses_default_itself_holds_up_maintenance_and_no_writer(bed: Bed, mode: str, tries: int) -> None:
+    """A long VACUUM, or a report on it: were the table locked while these are waited for, each writer would wait.
+
+    VACUUM is waited for beforehand, with no strong lock at all, so that one try is enough.
+    """
+    waiting_in_default(bed)
+    writer = Writer(bed)
+    with bed.connect() as other, other.transaction():
+        other.execute(f"LOCK TABLE app.events_default IN {mode} MODE".encode())
+        with writer:
+            patience = Patience(lock_timeout_ms=1500, tries=tries, calm_ms=20_000)
+            slow = threading.Thread(target=lambda: bed.maintain(NOON + DAY, patience=patience))
+            slow.start()
+            time.sleep(2)
+            assert not is_moved(bed)
+    slow.join()
+    assert is_moved(bed)
+    assert len(writer.waits) > 100
+    assert max(writer.waits) < 0.8, "less than the lock timeout of the run"
+
+
+@pytest.mark.req("A6.12", "H4.1")
+def test_without_default_partitions_come_while_rows_are_being_written(each: Bed) -> None:
+    """A writer's transaction is open all the time: any lock against writers would wait for it in vain."""
+    each.declare(DAILY, indexes={"events_at": {"columns": ["at"]}})
+    each.apply()
+    with each.connect() as writer, writer.transaction():
+        writer.execute("INSERT INTO app.events VALUES (1, '2026-11-21 00:00Z')")
+        report = each.maintain(NOON + DAY * 3, patience=HASTY)
+        assert len(done(report)) == 3
+        assert {a.lock for a in report.actions} == {"SHARE UPDATE EXCLUSIVE"}
+        assert {a.held_ms for a in report.actions} == {None}
+        writer.execute("INSERT INTO app.events VALUES (2, '2026-11-27 00:00Z')")
+    assert rows(each) == 2
 
 
 @pytest.mark.req("A6.12")

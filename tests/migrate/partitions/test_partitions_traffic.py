@@ -18,13 +18,14 @@ from uuid import uuid4
 import pytest
 
 from provision.embedded import postgres
+from provision.migrate.partitions.report import Report
 from tests.migrate.partitions_bed import COLUMNS, NOON, Bed, debian, done
-from tests.migrate.traffic import Clock, Traffic
+from tests.migrate.traffic import Clock, Seen, Traffic
 
 RETAIN = timedelta(days=6)
 _LEAP = timedelta(hours=18)
-#: How long maintenance may hold a lock that stops writers. A machine under load makes single ones longer.
-_HOLD_S = 0.05
+#: How long maintenance may hold a lock that stops writers.
+HOLD_MS = 50
 DETACHED = "SELECT relname FROM pg_class WHERE relname ~ '^events_2' AND relkind = 'r' AND NOT relispartition"
 
 
@@ -66,31 +67,70 @@ def everything(bed: Bed) -> set[int]:
     return found | set(archived(bed))
 
 
-def storm(bed: Bed, *, default: bool, seconds: float) -> None:
+def storm(bed: Bed, *, default: bool, seconds: float, quantile: float) -> None:
+    """Maintain a set under traffic. ``quantile`` of the holds must be short: 1 is every single one."""
     declare(bed, default=default)
     clock = Clock(NOON)
     traffic = Traffic(bed, clock, far=default, retain=RETAIN)
     wanted, seen = {"detach", "archive", "move" if default else "create"}, set[str]()
+    held: list[float] = []
     with traffic.running():
         end = time.monotonic() + seconds
         while (time.monotonic() < end or not wanted <= seen) and not traffic.faults:
             report = bed.maintain(clock.now)
             assert not report.consents
             seen |= {word for word, _ in done(report)}
+            held += labelled(report, default=default)
             clock.now += _LEAP
     nothing_is_lost(bed, set(traffic.acknowledged))
     assert traffic.reads > 20
     assert traffic.updates > 100
+    waits = sorted(traffic.latencies)
+    print(f"{len(traffic.acknowledged)} rows, {traffic.reads} reads, {traffic.updates} updates")
+    print(f"writes: {spread(waits)}")
+    judge(traffic.seen, sorted(held), default=default, quantile=quantile)
     margin = 0.5
-    assert max(traffic.latencies) < traffic.lock_timeout_s + margin
-    held = sorted(t for times in traffic.held.values() for t in times)
-    slowest, longest = max(traffic.latencies), max(held, default=0)
-    print(f"{len(traffic.acknowledged)} rows, {traffic.reads} reads, slowest write {slowest * 1000:.0f} ms")
-    print(f"{len(held)} locks, longest {longest * 1000:.0f} ms")
+    assert waits[-1] < traffic.lock_timeout_s + margin
+
+
+def labelled(report: Report, *, default: bool) -> list[float]:
+    """The holds of one run in seconds. Each comes with its lock in the report, and only beside a DEFAULT partition."""
+    closed = [a for a in report.actions if a.held_ms is not None]
+    assert {a.lock for a in closed} <= {"ACCESS EXCLUSIVE"}
+    strong = [a for a in report.actions if a.lock == "ACCESS EXCLUSIVE" and a.state == "done"]
+    assert closed == strong
+    assert default or not closed
+    return [a.held_ms / 1000 for a in closed if a.held_ms is not None]
+
+
+def at(times: list[float], quantile: float) -> float:
+    """A quantile of sorted seconds, in milliseconds; 0 of nothing."""
+    return times[min(int(len(times) * quantile), len(times) - 1)] * 1000 if times else 0.0
+
+
+def judge(seen: Seen, held: list[float], *, default: bool, quantile: float) -> None:
+    """Hold what samples of pg_locks showed and what the sessions measured against what is allowed.
+
+    A session tells how long it was until it was on after its commit. Where all wake up behind it and processors are
+    few that is longer than the lock was held, so ``quantile`` is asked of the samples, 99 % of the sessions at most.
+    """
+    least, most = (sorted(times) for times in (zip(*seen.holds, strict=True) if seen.holds else ((), ())))
+    gaps = sorted(seen.gaps)
+    apart = f"{at(gaps, 0.5):.1f} ms apart, p99 {at(gaps, 0.99):.1f}, at most {at(gaps, 1):.1f}"
+    print(f"pg_locks: {len(gaps)} samples, {apart}; {len(least)} holds seen")
     if not default:
-        assert not held, "no writer's table was locked against it"
-    else:
-        assert held[len(held) // 2] <= _HOLD_S, held[-10:]
+        assert not least, "no writer's table was locked against it"
+        return
+    print(f"holds by samples: {spread(least)} at least, {spread(most)} at most")
+    print(f"{len(held)} holds by the session: {spread(held)}")
+    assert at(least, quantile) <= HOLD_MS, least[-10:]
+    assert at(most, min(quantile, 0.99)) <= HOLD_MS, most[-10:]
+    assert at(held, min(quantile, 0.99)) <= HOLD_MS, held[-10:]
+    assert len(least) > len(held) / 4, "the samples see what the sessions tell"
+
+
+def spread(times: list[float]) -> str:
+    return f"median {at(times, 0.5):.1f}, p95 {at(times, 0.95):.1f}, longest {at(times, 1):.1f} ms"
 
 
 @pytest.mark.req("A6.6", "A6.12", "A6.8", "A6.7")
@@ -98,19 +138,19 @@ def storm(bed: Bed, *, default: bool, seconds: float) -> None:
 def test_sixteen_writers_lose_nothing_and_wait_for_nobody(
     pg_database: dict[str, Any], tmp_path: Path, default: bool
 ) -> None:
-    storm(Bed(tmp_path / "bed", pg_database), default=default, seconds=3)
+    storm(Bed(tmp_path / "bed", pg_database), default=default, seconds=3, quantile=0.95)
 
 
 @pytest.mark.req("A6.6", "A6.12", "A6.8", "A6.7")
 def test_the_same_without_default_on_16(pg16_database: dict[str, Any], tmp_path: Path) -> None:
-    storm(Bed(tmp_path / "bed", pg16_database), default=False, seconds=3)
+    storm(Bed(tmp_path / "bed", pg16_database), default=False, seconds=3, quantile=0.95)
 
 
 @pytest.mark.req("A6.6", "A6.12", "A6.8", "A6.7")
 def test_the_same_with_default_on_15(server_root: Path, tmp_path: Path) -> None:
     with debian(15, server_root) as server:
         server.create_database(name := f"t{uuid4().hex[:12]}")
-        storm(Bed(tmp_path / "bed", server.dsn(name)), default=True, seconds=3)
+        storm(Bed(tmp_path / "bed", server.dsn(name)), default=True, seconds=3, quantile=0.95)
 
 
 @pytest.mark.soak
@@ -121,7 +161,7 @@ def test_sixteen_writers_for_minutes(
 ) -> None:
     server = postgres_of(major)
     server.create_database(name := f"t{uuid4().hex[:12]}")
-    storm(Bed(tmp_path / "bed", server.dsn(name)), default=default, seconds=60)
+    storm(Bed(tmp_path / "bed", server.dsn(name)), default=default, seconds=60, quantile=1)
 
 
 @pytest.mark.req("A6.7", "A6.12")
