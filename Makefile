@@ -50,6 +50,7 @@ lint: $(STAMP) ## style, format, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	cd runtime && $(abspath $(BIN))/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## rewrite the sources in the house style

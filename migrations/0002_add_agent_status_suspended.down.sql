@@ -1,6 +1,7 @@
 -- version: 1.1.0
 -- allow HF0845: the constraint has to go and come back with the type; the table is locked for the rewrite anyway
 -- transaction: none
+-- assert-before none_is_suspended: SELECT NOT EXISTS (SELECT 1 FROM agents.registry WHERE status = 'suspended') AND NOT EXISTS (SELECT 1 FROM agents.lifecycle_events WHERE 'suspended' IN (previous_status, new_status))
 
 ALTER TABLE agents.lifecycle_events DROP CONSTRAINT status_change;
 

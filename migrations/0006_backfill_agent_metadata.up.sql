@@ -11,13 +11,20 @@
 DO $do$
 BEGIN
   LOOP
+    WITH wanting AS (
+      SELECT agent_id,
+             jsonb_build_object('version', '1.0.0', 'created_at',
+                                to_char(coalesce(created_at, now()) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) AS usual,
+             CASE WHEN jsonb_typeof(metadata) = 'object' THEN metadata
+                  WHEN metadata IS NULL THEN '{}' ELSE jsonb_build_object('former', metadata) END AS held
+        FROM agents.registry
+       WHERE agents.validate_agent_metadata(metadata) IS NOT TRUE LIMIT 1000 FOR UPDATE)
     UPDATE agents.registry r
-       SET metadata = CASE WHEN jsonb_typeof(r.metadata) = 'object' THEN r.metadata
-                           WHEN r.metadata IS NULL THEN '{}' ELSE jsonb_build_object('former', r.metadata) END
-                      || jsonb_build_object('created_at', to_char(coalesce(r.created_at, now()) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-                                            'version', '1.0.0')
-     WHERE r.agent_id IN (SELECT b.agent_id FROM agents.registry b
-                           WHERE agents.validate_agent_metadata(b.metadata) IS NOT TRUE LIMIT 1000 FOR UPDATE);
+       SET metadata = usual || held
+                      || CASE WHEN agents.validate_agent_metadata(usual || held) THEN '{}'  -- else its created_at is no time
+                              ELSE jsonb_build_object('created_at', usual -> 'created_at', 'former_created_at', held -> 'created_at') END
+      FROM wanting w
+     WHERE r.agent_id = w.agent_id;
     EXIT WHEN NOT FOUND;
     COMMIT;
   END LOOP;

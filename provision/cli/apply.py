@@ -56,9 +56,15 @@ def command(plan_file: Path | None, allow: tuple[str, ...], yes: bool) -> int:
 
 def _stamp(plane: OpenPlane) -> None:
     """Record the migrations that the specs cover."""
+    from provision.plan.protocols import LockHeld
     from provision.reconcile import stamping
 
-    if found := stamping.stamp(plane, datetime.now(UTC)):
+    try:
+        found = stamping.stamp(plane, datetime.now(UTC))
+    except LockHeld as held:
+        say(f"the next apply records what migrations the specs cover: {held}")
+        return
+    if found:
         say(f"recorded as applied, since the specs cover them: {', '.join(m.version for m in found)}")
 
 

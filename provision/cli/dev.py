@@ -54,7 +54,7 @@ def status() -> int:
     return exits.DONE if running.is_up else exits.FAILED
 
 
-@command.command("env", help="Print the variables that reach the embedded servers: eval \"$(holdfast dev env)\".")
+@command.command("env", help='Print the variables that reach the embedded servers: eval "$(holdfast dev env)".')
 def env() -> int:
     """Give a shell, and so the runtime library, what the contract of an embedded plane cannot hold."""
     from provision.reconcile import local

@@ -76,7 +76,7 @@ def new(
         if not steps.up:
             say(f"nothing to write: the migrations in {place} add up to the specs")
             return
-        draft = draft._replace(up=steps.up, down=steps.down)
+        draft = draft._replace(up=steps.up, down=steps.down, covered=steps.covered)
     for path in write(place, draft, found):
         show(f"{path}\n")
     if is_planned:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,20 @@ def scratch(cache: Path, major: int) -> Iterator[Server]:
     home = _home(cache, major)
     with home.with_name(f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with Server(home, major=major, fsync=False, settings={"max_locks_per_transaction": _LOCKS}) as server:
+        settings = {"max_locks_per_transaction": _LOCKS}
+        with Server(home, major=major, fsync=False, settings=settings, password=_password(home)) as server:
             yield server
+
+
+def _password(home: Path) -> str:
+    """Kept beside the server, for us alone: with a new one it would have to start twice each time."""
+    place = home.with_name(f"{home.name}.password")
+    if place.exists() and (found := place.read_text()):
+        return found
+    made = secrets.token_urlsafe(24)
+    with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(made)
+    return made
 
 
 def _home(cache: Path, major: int) -> Path:

@@ -18,19 +18,22 @@ _KINDS = {
     "partition": frozenset({"partitions"}),
     "function": frozenset({"function", "trigger"}),
 }
-
-
+#: A proof must not wait under the lock of its promise, and nothing may use a new value in its own transaction.
 _ALONE = re.compile(r"\b(VALIDATE CONSTRAINT|ADD VALUE)\b")
 
 
 class Draft(NamedTuple):
-    """What to write. Without steps, both files wait for their statements."""
+    """What to write. Without steps, both files wait for their statements.
+
+    ``covered`` says that apply makes the same: a plane that it made needs the migration no more.
+    """
 
     name: str
     version: str | None = None
     kind: str | None = None
     up: tuple[Step, ...] = ()
     down: tuple[Step, ...] = ()
+    covered: bool = False
 
 
 def write(folder: Path, draft: Draft, migrations: Sequence[Migration]) -> tuple[Path, ...]:
@@ -49,7 +52,7 @@ def write(folder: Path, draft: Draft, migrations: Sequence[Migration]) -> tuple[
         f"-- description: {draft.name.replace('_', ' ').capitalize()}",
         f"-- kind: {kind}",
     ]
-    if draft.up:
+    if draft.covered:
         opening.append("-- covered-by: specs")
     texts = {f"{stem}.up.sql": _script(opening, draft.up)}
     if draft.down or not draft.up:
@@ -81,7 +84,7 @@ def _script(opening: Sequence[str], steps: Sequence[Step]) -> str:
 
 
 def _stands_alone(step: Step) -> bool:
-    """Whether a step cannot share a transaction, or must not: a new value, a proof under the lock of its promise."""
+    """Whether a step cannot share a transaction, or must not."""
     assert isinstance(step.request, Sql)
     return not step.transactional or _ALONE.search(step.request.text) is not None
 

@@ -40,7 +40,7 @@ def send(connection: Connection, statements: Sequence[str]) -> Reply:
     with selectors.DefaultSelector() as selector:
         selector.register(pgconn.socket, selectors.EVENT_READ)
         try:
-            pgconn.send_query("\n;".join(statements).encode())  # the last line of one may be a comment
+            pgconn.send_query(";\n".join(statements).encode())
             _flush(pgconn, selector)
             reply = _receive(pgconn, selector)
         except KeyboardInterrupt:

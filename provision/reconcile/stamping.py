@@ -51,14 +51,17 @@ def record(plane: OpenPlane, target: str, migrations: Sequence[Migration], clock
 
 
 def make_history(plane: OpenPlane, target: str, clock: datetime) -> bool:
-    """Make the tables of the history where they are declared and not there yet, with the roles that they grant to.
+    """Make the tables of the history where they are declared and not there yet, and the roles that are not.
 
-    Tells whether it did. What else the specs declare is left to the migrations.
+    Tells whether it did. What else the specs declare is left to the migrations; a role that is there and differs, to
+    apply and its consents.
     """
     schema = history_of(target)
     if history.exists(plane.targets.postgres(target)) or schema not in plane.workspace.plane:
         return False
-    roles = [r.address for r in plane.workspace.plane.of_kind("role", "membership") if r.address.target == target]
+    live = plane.observe().live
+    declared = (r.address for r in plane.workspace.plane.of_kind("role") if r.address.target == target)
+    roles = [role for role in declared if role not in live]
     plan = plane.plan(clock=clock, only=[str(a) for a in (schema, *roles)])
     plane.note(f"the schema {HISTORY} and the roles come first: {len(plan.steps)} steps")
     plane.apply(plan)

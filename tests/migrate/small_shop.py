@@ -116,6 +116,7 @@ class Shop:
         self.folder = root / "migrations"
         self.password = ""
         self.database: Json = {}
+        self.more: dict[str, str] = {}
         if made:
             return
         (root / "specs/environments").mkdir(parents=True)
@@ -141,7 +142,7 @@ class Shop:
     def environment(self) -> dict[str, str]:
         return {
             **{k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "XDG_CACHE_HOME")},
-            "PG_SECRET": self.password, "CLERK_SECRET": SECRET, "HOLDFAST_CACHE": str(self.cache),
+            "PG_SECRET": self.password, "CLERK_SECRET": SECRET, "HOLDFAST_CACHE": str(self.cache), **self.more,
         }  # fmt: skip
 
     def command(self, *arguments: str) -> list[str]:
@@ -222,4 +223,5 @@ class Shop:
         )  # fmt: skip
         if not steps.up:
             return [], notes
-        return [p.name for p in write(self.folder, Draft(name, up=steps.up, down=steps.down), found)], notes
+        draft = Draft(name, up=steps.up, down=steps.down, covered=steps.covered)
+        return [p.name for p in write(self.folder, draft, found)], notes

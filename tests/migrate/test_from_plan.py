@@ -9,15 +9,32 @@ from tests.migrate.small_shop import SECRET, Json, Shop, document
 NONE = "-- transaction: none\n"
 
 
-class Schema:
-    """The schema ``shop`` of some specs, and short words for what is in it."""
+class Author:
+    """Edits specs and has a migration drafted after each edit."""
 
-    def __init__(self) -> None:
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
         self.specs = document()
         self.all: Json = self.specs["schemas"]["shop"]
         self.item: Json = self.all["tables"]["item"]
         self.visit: Json = self.all["tables"]["visit"]
         self.order: Json = self.all["tables"]["order"]
+
+    def draft(self, name: str, *, noted: bool = False) -> tuple[str, str]:
+        """The text there and the text back; instead of that, what was noted where there is none, or if ``noted``."""
+        self.shop.declare(self.specs)
+        written, notes = self.shop.draft(name)
+        assert [n.split(".")[1] for n in written] == (["up"] if notes and not noted else ["up", "down"])
+        texts = [self.shop.files()[n] for n in written]
+        for text in texts:
+            assert "OWNER" not in text
+        (other,) = notes or texts[1:]
+        return texts[0], other
+
+    def proves(self, migrations: int, reversed: int) -> None:
+        proof = self.shop.prove()
+        assert (proof.holds, proof.migrations, proof.reversed) == (True, migrations, reversed)
+        self.shop.run("migrate", "lint")
 
 
 @pytest.mark.req("C1.12", "C1.9")
@@ -40,9 +57,9 @@ def test_nothing_to_write_and_names_and_versions_and_kinds(shop: Shop) -> None:
     done = shop.run("migrate", "new", "add_nothing", "--from-plan")
     assert done.stdout == ""
     assert "nothing to write: the migrations in migrations add up to the specs" in done.stderr
-    schema = Schema()
-    schema.item["grants"]["clerk"] = ["insert"]
-    shop.declare(schema.specs)
+    author = Author(shop)
+    author.item["grants"]["clerk"] = ["insert"]
+    shop.declare(author.specs)
     arguments = ("migrate", "new", "let_clerks_sell", "--from-plan", "--kind", "data")
     told = shop.run(*arguments, "--version", "0.9.0", code=1).stderr
     assert "version 0.9.0 is not later than 1.0.0" in told
@@ -55,73 +72,85 @@ def test_nothing_to_write_and_names_and_versions_and_kinds(shop: Shop) -> None:
     assert files["0002_let_clerks_sell.down.sql"] == (
         "-- version: 2.0.0\n\n-- ! security: clerk loses privileges\nREVOKE INSERT ON TABLE shop.item FROM clerk;\n"
     )
-    assert shop.draft("add_nothing") == ([], [])
+
+
+def test_a_file_that_cannot_name_every_partition_says_so(shop: Shop) -> None:
+    author = Author(shop)
+    author.visit["storage"] = {"fillfactor": 80}
+    up, note = author.draft("fill_visits", noted=True)
+    assert "ALTER TABLE shop.visit_default SET (fillfactor = 80);" in up
+    assert note.startswith("pg:main/shop/visit: its DEFAULT partition is changed by name; those that maintenance makes")
+
+
+def test_what_apply_does_not_make_is_not_called_covered(shop: Shop) -> None:
+    specs = document()
+    own: Json = {"columns": {"id": {"type": "bigint", "nullable": False}}, "primary_key": ["id"]}
+    specs["schemas"]["own"] = {"managed": "migrations", "tables": {"log": own}}
+    shop.declare(specs)
+    assert shop.draft("create_log") == (["0002_create_log.up.sql", "0002_create_log.down.sql"], [])
+    assert "covered" not in shop.files()["0002_create_log.up.sql"]
+    assert shop.run("migrate", "lint").returncode == 0
+    own["columns"]["at"] = {"type": "timestamptz"}
+    specs["schemas"]["shop"]["tables"]["item"]["columns"]["at"] = {"type": "timestamptz"}
+    shop.declare(specs)
+    written, notes = shop.draft("add_times")
+    assert notes == [
+        "it changes schemas of both owners: put what is managed: migrations into a file without covered-by"
+    ]
+    assert "-- covered-by: specs\n" in shop.files()[written[0]]
 
 
 @pytest.mark.req("C1.12", "C1.8", "C1.9")
-def test_edit_after_edit_gives_files_that_prove_themselves(shop: Shop) -> None:
-    schema = Schema()
-    item = schema.item
-
-    def draft(name: str, *, back: bool = True) -> tuple[str, str]:
-        shop.declare(schema.specs)
-        written, notes = shop.draft(name)
-        assert [n.rpartition(".sql")[0].rpartition(".")[2] for n in written] == (["up", "down"] if back else ["up"])
-        assert back == (not notes), notes
-        texts = [shop.files()[n] for n in written]
-        for text in texts:
-            assert "OWNER" not in text
-        return texts[0], texts[1] if back else notes[0]
-
-    item["columns"]["rank"] = {"type": "integer", "nullable": False, "default": 1}
-    schema.visit["columns"]["note"] = {"type": "text"}
-    up, down = draft("add_columns")
+def test_what_is_added_is_written_and_proves_itself(shop: Shop) -> None:
+    author = Author(shop)
+    author.item["columns"]["rank"] = {"type": "integer", "nullable": False, "default": 1}
+    author.visit["columns"]["note"] = {"type": "text"}
+    up, down = author.draft("add_columns")
     assert NONE not in up + down
     assert "-- kind: schema\n" in up
     assert "-- ! data_loss: the values of column rank are lost\nALTER TABLE shop.item DROP COLUMN rank;" in down
 
-    item["indexes"]["item_name"] = {"columns": ["name"]}
-    up, down = draft("index_names")
+    author.item["indexes"]["item_name"] = {"columns": ["name"]}
+    up, down = author.draft("index_names")
     assert f"-- kind: index\n-- covered-by: specs\n{NONE}\nCREATE INDEX CONCURRENTLY item_name ON" in up
     assert down.startswith(f"-- version: 1.2.0\n{NONE}")
 
-    schema.visit["indexes"] = {"visit_item": {"columns": ["item"]}}
-    up, down = draft("index_visits")
+    author.visit["indexes"] = {"visit_item": {"columns": ["item"]}}
+    up, down = author.draft("index_visits")
     assert "\n\n-- ! blocking: the index is built on every partition in one piece while writes wait\nCREATE INDEX" in up
     assert "ONLY" not in up
     assert NONE not in up + down
 
-    item["checks"]["is_named"] = "shop.is_name(name) AND length(name) < 50"
-    schema.all["enums"]["state"] = ["new", "held", "sold"]
-    up, down = draft("hold_items")
+    author.order["partitions"]["values"]["van"] = ["van"]
+    up, note = author.draft("order_by_van")
+    assert "-- kind: partition\n" in up
+    assert note == "no way back is written, since none was found for pg:main/shop/order/partitions/set"
+    author.proves(5, 4)
+
+
+@pytest.mark.req("C1.12", "C1.8", "C1.9")
+def test_what_is_changed_or_dropped_is_written_and_proves_itself(shop: Shop) -> None:
+    author = Author(shop)
+    author.item["checks"]["is_named"] = "shop.is_name(name) AND length(name) < 50"
+    author.all["enums"]["state"] = ["new", "held", "sold"]
+    up, down = author.draft("hold_items")
     assert NONE in up
     assert NONE in down
     assert "ADD VALUE IF NOT EXISTS 'held' AFTER 'new';" in up
     assert "-- ! rewrite: values are taken away (held)" in down
 
-    schema.all["functions"]["is_name"]["body"] = "SELECT given <> '' AND given <> '-'"
-    up, down = draft("refuse_dashes")
+    author.all["functions"]["is_name"]["body"] = "SELECT given <> '' AND given <> '-'"
+    up, down = author.draft("refuse_dashes")
     assert "-- kind: function\n" in up
     assert NONE not in up + down
 
-    schema.all["views"]["fresh"]["query"] = "SELECT id, name, rank FROM shop.item WHERE rank > 0 -- ranked"
-    up, down = draft("show_ranks")
-    assert up.endswith("-- ranked\n;\n")
-    assert "DROP VIEW shop.fresh;\nCREATE VIEW shop.fresh AS" in down
-
-    schema.order["partitions"]["values"]["van"] = ["van"]
-    up, note = draft("order_by_van", back=False)
-    assert "-- kind: partition\n" in up
-    assert note == "no way back is written, since none was found for pg:main/shop/order/partitions/set"
-
-    schema.all["enums"]["state"] = ["new", "gone"]
-    del item["columns"]["price"], item["indexes"]["item_price"]
-    schema.visit["partitions"]["default"] = False
-    up, down = draft("drop_price")
+    author.all["enums"]["state"] = ["new", "gone"]
+    author.all["views"]["fresh"]["query"] = "SELECT id FROM shop.item WHERE state = 'gone' -- sold or held"
+    del author.item["columns"]["price"], author.item["indexes"]["item_price"]
+    author.visit["partitions"]["default"] = False
+    up, down = author.draft("drop_price")
+    assert "-- sold or held\n;\n" in up
     assert "-- ! data_loss: the values of column price are lost\nALTER TABLE shop.item DROP COLUMN price;" in up
     assert "-- ! data_loss: the rows of the DEFAULT partition visit_default are lost\nDROP TABLE shop.visit_def" in up
     assert "ALTER TABLE shop.visit ATTACH PARTITION shop.visit_default DEFAULT" in down
-
-    proof = shop.prove()
-    assert (proof.holds, proof.migrations, proof.reversed) == (True, 9, 8)
-    assert shop.run("migrate", "lint").returncode == 0
+    author.proves(4, 4)

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 def _ours() -> dict[str, Any]:
     """The schema of the plane, with its SQL in place and without grants, which name the plane's roles."""
-    found: dict[str, Any] = yaml.safe_load((ROOT / "specs/schemas/operations.yaml").read_text())["schemas"]["migrations"]
+    found: dict[str, Any] = yaml.safe_load((ROOT / "specs/schemas/operations.yaml").read_text())["schemas"][
+        "migrations"
+    ]
     for table in found["tables"].values():
         del table["grants"]
     for function in found["functions"].values():

@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
-from tests.migrate.small_shop import Shop, document, external
+from tests.migrate.small_shop import SECRET, Shop, document, external
 
 COVERED = "-- covered-by: specs\n"
 SEED = "INSERT INTO shop.item (name) VALUES ('first');"
@@ -105,11 +106,14 @@ def test_what_apply_did_not_make_is_not_recorded(shop: Shop, pg_database: dict[s
     specs = document()
     specs["schemas"]["own"] = {"managed": "migrations", "tables": {"log": {"columns": {"id": {"type": "bigint"}}}}}
     shop.declare(specs)
-    shop.add("0002_create_log.up.sql", "CREATE SCHEMA own; CREATE TABLE own.log (id bigint);", header=COVERED)
+    shop.add("0002_create_log.up.sql", "CREATE SCHEMA own;\nCREATE TABLE own.log (id bigint);", header=COVERED)
     data = "UPDATE shop.item SET name = 'new';"
     shop.add("0003_rename_items.up.sql", data, header=f"-- kind: data\n{COVERED}")
     assert "the specs cover them: 1.0.0, 1.2.0\n" in shop.run("apply", "--yes").stderr
     assert pending(shop) == ["1.1.0"]
+    told = shop.run("migrate", "up", code=1).stderr
+    assert "HF0868 no spec declares own.log so that apply would make it" in told
+    shop.edit("0002_create_log.up.sql", COVERED, "")
     assert "applied 1.1.0 create_log" in shop.run("migrate", "up").stderr
     assert shop.column("SELECT to_regclass('own.log')::text") == ["own.log"]
 
@@ -155,7 +159,10 @@ def test_another_target_has_a_folder_of_its_own(
     for role in specs["roles"].values():
         role["target"] = "side"
     shop.declare(specs)
-    shop.place({"main": external(pg16_database), "side": external(pg_database)})
+    elsewhere = {**external(pg16_database), "password": {"env": "CLERK_SECRET"}, "user": "clerk"}
+    with psycopg.connect(**pg16_database, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE clerk LOGIN SUPERUSER PASSWORD '{SECRET}'".encode())
+    shop.place({"main": elsewhere, "side": external(pg_database)})
     (shop.folder / "side").mkdir()
     for path in shop.folder.glob("*.sql"):
         path.rename(shop.folder / "side" / path.name)
@@ -163,3 +170,11 @@ def test_another_target_has_a_folder_of_its_own(
     assert "the specs cover them: 1.0.0\n" in shop.run("apply", "--yes").stderr
     assert shop.sql(EVENTS) == [("1.0.0", "baselined")]
     assert "nothing to apply" in shop.run("migrate", "up", "--target", "side").stderr
+
+
+def test_roles_that_are_there_and_differ_are_left_to_apply(shop: Shop, pg_database: dict[str, Any]) -> None:
+    shop.at(pg_database)
+    shop.sql("CREATE ROLE clerk NOLOGIN CREATEDB")
+    told = shop.run("migrate", "up").stderr
+    assert "applied 1.0.0 create_shop" in told
+    assert shop.sql("SELECT rolcanlogin, rolcreatedb FROM pg_roles WHERE rolname = 'clerk'") == [(False, True)]
