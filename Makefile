@@ -74,10 +74,12 @@ test: lint ## lint, then every behaviour on real servers; also writes build/juni
 	@$(BIN)/python tools/build.py pulumi > /dev/null
 	@$(BIN)/python tools/build.py schemas > /dev/null
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --junit-xml build/junit.xml
+	cd runtime && $(abspath $(BIN))/python -m pytest --numprocesses $(JOBS) --dist worksteal --junit-xml ../build/junit-runtime.xml
 
 soak: $(STAMP) ## what takes long: server versions, crashes, benchmarks
 	@mkdir -p build
 	$(BIN)/python -m pytest -m soak --timeout 3600 --junit-xml build/junit-soak.xml
+	cd runtime && $(abspath $(BIN))/python -m pytest -m soak --timeout 3600 --junit-xml ../build/junit-runtime-soak.xml
 	$(BIN)/python bench/plan.py
 	$(BIN)/python bench/partitions.py
 	$(BIN)/python bench/migrate.py

@@ -1,0 +1,1 @@
+"""Events that leave with the data they tell of: outbox, relay, inbox."""

@@ -1,0 +1,93 @@
+"""Handles a message once, however often it is delivered: its id is noted in the handler's own transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import ConfigurationError
+from holdfast.events.limited import limited
+from holdfast.events.outbox import MESSAGE_ID, qualified
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from psycopg import AsyncConnection
+
+    from holdfast.contract import Contract
+    from holdfast.sql.pool import Pool
+
+Handler = Callable[["AsyncConnection[Any]", "Msg"], Awaitable[None]]
+
+_CLEAN_ROWS = 5000
+_STATEMENT_S = 10.0
+
+
+class Inbox:
+    """The memory of one consumer, named as it likes; two that share the name share the work."""
+
+    def __init__(self, contract: Contract, consumer: str) -> None:
+        if not consumer or "\x00" in consumer:
+            raise ConfigurationError("a consumer needs a name")
+        self._table = qualified(contract.names.inbox_table)
+        self._consumer = consumer
+        # A message may come again for as long as its stream keeps it.
+        ages = [spec.max_age_s for spec in contract.streams.values()]
+        self._keep_s = 2 * max(ages, default=0.0)
+
+    async def first(self, connection: AsyncConnection[Any], message_id: str) -> bool:
+        """Note the message in the open transaction. False where it was handled before.
+
+        It waits while another transaction handles the same message, and is True after that one rolled back.
+        Raises ConfigurationError where no transaction is open, and what the database raises.
+        """
+        from psycopg.pq import TransactionStatus
+
+        if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+            raise ConfigurationError("a message is noted in the transaction of its handler; none is open")
+        cursor = await connection.execute(
+            f"INSERT INTO {self._table} (consumer, message_id) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            [self._consumer, message_id],
+        )
+        return cursor.rowcount == 1
+
+    async def handle(self, pool: Pool, message: Msg, handler: Handler, *, timeout_s: float = 30.0) -> bool:
+        """Run ``handler`` in a transaction unless it has been run for this message, then acknowledge.
+
+        Returns whether it ran. When it raises, nothing is noted and the message comes again. The acknowledgement
+        is sent after the commit: lost, it costs a second delivery, which finds the note.
+        """
+        async with limited(timeout_s, "the inbox"), pool.connection() as connection, connection.transaction():
+            fresh = await self.first(connection, message_id(message))
+            if fresh:
+                await handler(connection, message)
+        async with limited(_STATEMENT_S, "the server of the message"):
+            await message.ack()
+        return fresh
+
+    async def clean_up(self, pool: Pool, *, keep_s: float | None = None) -> int:
+        """Forget messages of this consumer older than ``keep_s``: by default, twice the longest age of a stream."""
+        keep = self._keep_s if keep_s is None else keep_s
+        if keep <= 0:
+            return 0
+        async with limited(_STATEMENT_S, "the inbox"), pool.connection() as connection:
+            cursor = await connection.execute(
+                f"""DELETE FROM {self._table} AS i USING (
+                      SELECT consumer, message_id FROM {self._table}
+                       WHERE consumer = %s AND handled_at < now() - make_interval(secs => %s)
+                       ORDER BY handled_at LIMIT %s FOR UPDATE SKIP LOCKED) AS old
+                     WHERE i.consumer = old.consumer AND i.message_id = old.message_id""",
+                [self._consumer, keep, _CLEAN_ROWS],
+            )
+            return int(cursor.rowcount)
+
+
+def message_id(message: Msg) -> str:
+    """What tells a message from all others: its publisher's id, else its place in its stream.
+
+    The time is part of the place, because a stream that was built again counts from 1 again.
+    """
+    named = (message.headers or {}).get(MESSAGE_ID)
+    if named:
+        return named
+    place = message.metadata
+    return f"{place.stream}/{place.sequence.stream}/{place.timestamp.timestamp():.6f}"

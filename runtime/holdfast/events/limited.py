@@ -1,0 +1,30 @@
+"""The time limit of work on a server, and what its drivers raise said in our words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from holdfast.errors import ConnectionFailed, OperationTimeout
+
+
+@asynccontextmanager
+async def limited(seconds: float, what: str) -> AsyncIterator[None]:
+    """Bound what happens inside. ``what`` is the subject of a message, such as "the outbox".
+
+    Raises OperationTimeout, ConnectionFailed, and the errors of ``holdfast.sql.failures.translate``.
+    """
+    from psycopg import Error
+
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise OperationTimeout(f"{what} did not answer within {seconds:g} s", driver_error=error) from None
+    except Error as error:
+        from holdfast.sql.failures import translate
+
+        raise translate(error) from None
+    except OSError as error:
+        raise ConnectionFailed(f"{what} cannot be reached", driver_error=error) from None

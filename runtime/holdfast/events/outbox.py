@@ -1,0 +1,193 @@
+"""Events that leave with the data they tell of: rows of one table, written in the writer's own transaction.
+
+A relay publishes them afterwards (``holdfast.events.relay``). What is in the table when a transaction commits reaches
+its stream, however often relay, NATS or PostgreSQL restart in between; what is rolled back never leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+from holdfast import points
+from holdfast.errors import CodecError, ConfigurationError
+from holdfast.kv.entry import CORRELATION
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from holdfast.contract import Contract
+
+#: Set by the relay itself; nobody else may.
+MESSAGE_ID: Final = "Nats-Msg-Id"
+EXPECTED_STREAM: Final = "Nats-Expected-Stream"
+_TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f]+")
+_HEADER_NAME = re.compile(r"[!-9;-~]+")
+_LINE_BREAKS = re.compile(r"[\r\n\x00]")
+#: Room for the headers of a message beside its payload.
+_HEADROOM_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What is to be published: ``payload`` is anything that JSON holds, ``headers`` are text."""
+
+    subject: str
+    payload: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Outbox:
+    """Writes events. One for each plane; it holds no connection."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._insert = insert_statement(contract.names.outbox_table)
+        self._streams = Streams.of(contract)
+
+    async def add(
+        self,
+        connection: AsyncConnection[Any],
+        subject: str,
+        payload: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        correlation_id: UUID | str | None = None,
+    ) -> UUID:
+        """Note one event in the transaction that is open on ``connection``; its id is also the message's.
+
+        Raises CodecError for a payload that JSON does not hold, ConfigurationError where no stream of the plane
+        takes the subject or the payload, or where no transaction is open, and what the database raises.
+        """
+        named = {**(headers or {}), **({CORRELATION: str(correlation_id)} if correlation_id else {})}
+        return (await self.add_many(connection, [Event(subject, payload, named)]))[0]
+
+    async def add_many(
+        self,
+        connection: AsyncConnection[Any],
+        events: Iterable[Event],
+        *,
+        unless_trigger: tuple[str, str] | None = None,
+    ) -> list[UUID]:
+        """Note events in this order, with one statement. Returns their ids.
+
+        ``unless_trigger`` names a table and a trigger: where that trigger is on, it tells of the table's changes, and
+        nothing is noted here (the ids are then none). Errors as for ``add``.
+        """
+        rows = [_row(event, self._streams) for event in events]
+        if not rows:
+            return []
+        _require_transaction(connection)
+        table, trigger = unless_trigger or (None, None)
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        cursor = await connection.execute(self._insert, [*columns, table, trigger])
+        points.reach("outbox.added")
+        return [UUID(row[0]) for row in rows] if cursor.rowcount else []
+
+
+def insert_statement(table: str) -> str:
+    """The statement of ``add_many`` for the qualified name of a table."""
+    return f"""
+        INSERT INTO {qualified(table)} (outbox_id, subject, payload, headers)
+        SELECT e.outbox_id, e.subject, e.payload, e.headers
+          FROM unnest(%s::uuid[], %s::text[], %s::jsonb[], %s::jsonb[])
+               WITH ORDINALITY AS e (outbox_id, subject, payload, headers, place)
+         WHERE NOT EXISTS (
+           SELECT FROM pg_catalog.pg_trigger AS t
+            WHERE t.tgrelid = pg_catalog.to_regclass(%s) AND t.tgname = %s::text AND t.tgenabled IN ('O', 'A'))
+         ORDER BY e.place"""
+
+
+def qualified(table: str) -> str:
+    """Quote a name of the contract such as ``runtime.outbox``. Raises ConfigurationError."""
+    schema, _, name = table.partition(".")
+    if not schema or not name or "\x00" in table:
+        raise ConfigurationError(f"{table!r} is no name of a table with its schema")
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+
+
+def encode(payload: Any) -> str:
+    """JSON text that jsonb takes. Raises CodecError."""
+    try:
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CodecError("the payload of an event is not JSON", driver_error=error) from None
+    # PostgreSQL's text holds no NUL, so neither does its jsonb (documentation, JSON Types).
+    if re.search(r"(?<!\\)(?:\\\\)*\\u0000", text):
+        raise CodecError("the payload of an event holds the character U+0000, which the database cannot store")
+    return text
+
+
+def check_subject(subject: str) -> None:
+    """Refuse what nobody can publish to. Raises ConfigurationError."""
+    if not all(_TOKEN.fullmatch(token) for token in subject.split(".")) or subject.startswith("$"):
+        raise ConfigurationError(f"{subject!r} is no subject to publish to")
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a subject with wildcards takes a subject without."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for place, part in enumerate(wanted):
+        if part == ">":
+            return len(given) > place
+        if place >= len(given) or part not in ("*", given[place]):
+            return False
+    return len(wanted) == len(given)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Which stream takes a subject, and how large a message of it may be."""
+
+    patterns: Sequence[tuple[str, str, int | None]]
+
+    @classmethod
+    def of(cls, contract: Contract) -> Streams:
+        return cls(
+            [
+                (pattern, name, spec.max_msg_size if (spec.max_msg_size or 0) > 0 else None)
+                for name, spec in contract.streams.items()
+                for pattern in spec.subjects
+            ]
+        )
+
+    def find(self, subject: str) -> tuple[str, int | None] | None:
+        """The stream's name and its bound in bytes; None where no stream listens."""
+        for pattern, name, bound in self.patterns:
+            if covers(pattern, subject):
+                return name, bound
+        return None
+
+
+def _row(event: Event, streams: Streams) -> tuple[str, str, str, str]:
+    check_subject(event.subject)
+    payload = encode(event.payload)
+    found = streams.find(event.subject)
+    if found is None:
+        raise ConfigurationError(f"no stream of the plane takes the subject {event.subject!r}")
+    stream, bound = found
+    headers = _headers(event.headers)
+    size = len(payload.encode()) + len(headers.encode()) + _HEADROOM_BYTES
+    if bound is not None and size > bound:
+        raise CodecError(f"an event of {size} bytes is larger than a message of stream {stream} may be: {bound} bytes")
+    return str(uuid4()), event.subject, payload, headers
+
+
+def _headers(headers: Mapping[str, str]) -> str:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or _LINE_BREAKS.search(value):
+            raise ConfigurationError(f"{name!r} is no header, or its value holds a line break")
+        if name.lower().startswith("nats-"):
+            raise ConfigurationError(f"the header {name} is set by the relay or by the server")
+    return json.dumps(dict(headers))
+
+
+def _require_transaction(connection: AsyncConnection[Any]) -> None:
+    from psycopg.pq import TransactionStatus
+
+    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        raise ConfigurationError("an event needs the transaction of the data it tells of; none is open")

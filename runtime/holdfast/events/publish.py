@@ -1,0 +1,158 @@
+"""Sends rows of the outbox to their streams: subjects side by side, the rows of one subject one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from holdfast.errors import ConnectionFailed, HoldfastError, OperationTimeout
+from holdfast.events.outbox import EXPECTED_STREAM, MESSAGE_ID, Streams
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+    from holdfast.contract import Contract
+    from holdfast.events.relay import Row
+
+#: The duplicate window of a stream that declares none (NATS documentation, Streams).
+_DEFAULT_WINDOW_S: Final = 120.0
+#: A row this much younger than the window is left to the server.
+_MARGIN_S: Final = 10.0
+#: Error codes of JetStream that no repetition mends: message too large, not the expected stream (server, errors.json).
+_FINAL: Final = {10054: "it is larger than its stream allows", 10060: "another stream than declared took it"}
+_NO_MESSAGE: Final = 10037
+_PING_S: Final = 2
+
+
+@dataclass
+class Report:
+    """What became of a batch: rows in their streams, rows that never will be, and the streams that take none now."""
+
+    done: list[UUID] = field(default_factory=list)
+    duplicates: int = 0
+    refused: dict[UUID, str] = field(default_factory=dict)
+    down: dict[str, HoldfastError] = field(default_factory=dict)
+    #: False when NATS itself does not answer.
+    is_reachable: bool = True
+
+
+class Publisher:
+    """Publishes batches over one connection; at most ``in_flight`` messages wait for their acknowledgement."""
+
+    def __init__(self, client: Client, contract: Contract, streams: Streams, in_flight: int, timeout_s: float) -> None:
+        self._client, self._streams, self._timeout_s = client, streams, timeout_s
+        self._slots = asyncio.Semaphore(in_flight)
+        self._windows = {name: spec.duplicate_window_s or _DEFAULT_WINDOW_S for name, spec in contract.streams.items()}
+
+    async def publish(self, rows: Sequence[Row], skipped: Collection[str] = ()) -> Report:
+        """Send all but those of the streams ``skipped``; nothing is raised but cancellation."""
+        report = Report()
+        lanes: dict[str, list[Row]] = {}
+        for row in rows:
+            lanes.setdefault(row.subject, []).append(row)
+        await asyncio.gather(*(self._lane(subject, lane, skipped, report) for subject, lane in lanes.items()))
+        if report.down and not report.done:
+            report.is_reachable = await self._is_reachable()
+        return report
+
+    async def _is_reachable(self) -> bool:
+        from nats.errors import Error
+
+        if not self._client.is_connected:
+            return False
+        try:
+            async with asyncio.timeout(_PING_S + 1):
+                await self._client.flush(timeout=_PING_S)
+        except (Error, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _lane(self, subject: str, lane: list[Row], skipped: Collection[str], report: Report) -> None:
+        found = self._streams.find(subject)
+        if found is None:
+            report.refused.update({row.outbox_id: "no stream of the plane takes its subject" for row in lane})
+            return
+        stream = found[0]
+        if stream in skipped:
+            return
+        try:
+            for row in await self._missing(stream, subject, lane, report):
+                async with self._slots:
+                    # One failure of a stream is enough to know.
+                    if stream in report.down:
+                        return
+                    await self._send(stream, row, report)
+        except HoldfastError as error:
+            report.down.setdefault(stream, error)
+
+    async def _send(self, stream: str, row: Row, report: Report) -> None:
+        from nats.errors import MaxPayloadError
+
+        headers = {**row.headers, MESSAGE_ID: str(row.outbox_id), EXPECTED_STREAM: stream}
+        try:
+            answer = await self._request(row.subject, row.payload.encode(), headers)
+        except MaxPayloadError:
+            report.refused[row.outbox_id] = "it is larger than the server allows"
+            return
+        error = answer.get("error")
+        if error is None:
+            report.done.append(row.outbox_id)
+            report.duplicates += bool(answer.get("duplicate"))
+        elif (reason := _FINAL.get(error.get("err_code"))) is not None:
+            report.refused[row.outbox_id] = reason
+        else:
+            raise ConnectionFailed(f"stream {stream} does not take events now (error {error.get('err_code')})")
+
+    async def _missing(self, stream: str, subject: str, lane: list[Row], report: Report) -> list[Row]:
+        """The rows of a lane that the stream does not hold.
+
+        The server tells for young ones. Of those older than its window a relay that crashed may have sent some: as it
+        sends in order, the last message of the subject says how many.
+        """
+        if max(row.age_s for row in lane) < self._windows[stream] - _MARGIN_S:
+            return lane
+        request = json.dumps({"last_by_subj": subject}).encode()
+        answer = await self._request(f"$JS.API.STREAM.MSG.GET.{stream}", request, None)
+        error = answer.get("error")
+        if error is not None:
+            if error.get("err_code") == _NO_MESSAGE:
+                return lane
+            raise ConnectionFailed(f"stream {stream} cannot be read now (error {error.get('err_code')})")
+        last = _message_id(answer["message"].get("hdrs"))
+        for place, row in enumerate(lane):
+            if str(row.outbox_id) == last:
+                there = lane[: place + 1]
+                report.done.extend(earlier.outbox_id for earlier in there)
+                report.duplicates += len(there)
+                return lane[place + 1 :]
+        return lane
+
+    async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+        from nats.errors import Error, MaxPayloadError, NoRespondersError
+
+        try:
+            async with asyncio.timeout(self._timeout_s + 1):
+                reply = await self._client.request(subject, payload, timeout=self._timeout_s, headers=headers)
+        except MaxPayloadError:
+            raise
+        except NoRespondersError as error:
+            raise ConnectionFailed("no stream answers for a subject of the plane", driver_error=error) from None
+        except TimeoutError as error:
+            raise OperationTimeout("JetStream did not acknowledge in time", driver_error=error) from None
+        except (Error, OSError) as error:
+            raise ConnectionFailed("NATS cannot be reached", driver_error=error) from None
+        answer: dict[str, Any] = json.loads(reply.data)
+        return answer
+
+
+def _message_id(headers: str | None) -> str | None:
+    for line in base64.b64decode(headers or "").decode(errors="replace").split("\r\n"):
+        name, _, value = line.partition(":")
+        if name.lower() == MESSAGE_ID.lower():
+            return value.strip()
+    return None

@@ -1,0 +1,1 @@
+"""The bucket side: compare-and-set with fencing, watching, leases."""

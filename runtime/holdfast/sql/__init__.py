@@ -1,0 +1,1 @@
+"""The database side: pools, transactions, and what SQLSTATEs mean."""

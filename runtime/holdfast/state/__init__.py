@@ -1,0 +1,1 @@
+"""State of agents: the bucket first, the database soon after, and nothing acknowledged is lost."""

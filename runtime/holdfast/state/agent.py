@@ -1,0 +1,263 @@
+"""The state of one agent, as its owner or a reader has it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from uuid import UUID
+
+from holdfast.errors import (
+    DuplicateKey,
+    HoldfastError,
+    NotFound,
+    Unsupported,
+)
+from holdfast.kv.entry import ORIGIN, Position
+from holdfast.kv.lease import acquire
+from holdfast.kv.link import finish
+from holdfast.points import reach
+from holdfast.state import checkpoints
+from holdfast.state.checkpoints import Checkpoint
+from holdfast.state.codec import Codec
+from holdfast.state.core import FLUSH_S, AgentCore
+from holdfast.state.editing import Editing
+from holdfast.state.edits import Edit
+from holdfast.state.home import StateChange, Written
+from holdfast.state.hydration import Head
+from holdfast.state.keys import RESERVED, agent_uuid, bucket_key, parse_bucket_key
+from holdfast.state.lifecycle import Status
+from holdfast.state.schema import named_types, version_of
+
+if TYPE_CHECKING:
+    from holdfast.state.home import Durability, Home
+
+_log = logging.getLogger("holdfast.state")
+M = TypeVar("M")
+
+_MISSING: Final[Any] = object()
+_CLOSE_FLUSH_S: Final = 5.0
+
+
+class AgentState(AgentCore, Generic[M]):
+    """One agent's state: ``async with plane.agent(agent_id) as agent``.
+
+    An owner holds the agent's lease: it alone writes, and reads what it wrote from memory. A handle that does not own
+    reads only. Values are JSON and what ``Codec`` adds to it. Reading and writing raise CodecError; Fenced after a
+    takeover; ConsistencyViolation for a damaged row; ConnectionFailed and OperationTimeout, which say whether the
+    outcome is unknown.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        agent_id: UUID,
+        model: type[M] | None = None,
+        *,
+        type: str = "agent",
+        name: str | None = None,
+        owned: bool = True,
+        types: tuple[type, ...] = (),
+        wait_s: float = 0.0,
+        opened: Callable[[AgentState[Any]], object] = lambda agent: None,
+        closed: Callable[[AgentState[Any]], object] = lambda agent: None,
+    ) -> None:
+        super().__init__(home, agent_id, type, name or str(agent_id), version_of(model) if model is not None else 0)
+        self.model = model
+        self.owned = owned
+        self.codec = Codec((*types, *(named_types(model) if model is not None else ())))
+        self._wait_s = wait_s
+        self._opened, self._closed = opened, closed
+
+    # Life ----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self.owned:
+            limits = self._home.contract.limits
+            self._lease = await acquire(
+                self._home.bucket, str(self.agent_id), self._home.holder, ttl_s=limits.lease_ttl, wait_s=self._wait_s
+            )
+            self._opened(self)
+            await self._register()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Flush what the database takes within a few seconds, and give the lease back. The journal keeps the rest."""
+        try:
+            if self.unflushed.kept and self._home.flusher is not None and self._home.flusher.trouble is None:
+                with contextlib.suppress(HoldfastError):
+                    await self.flush(timeout_s=_CLOSE_FLUSH_S)
+        finally:
+            if self._lease is not None:
+                with contextlib.suppress(HoldfastError):
+                    await self._lease.release()
+            self._life.move(Status.COLD)
+            self._life.end()
+            self._closed(self)
+
+    # Values --------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str, default: Any = _MISSING) -> Any:
+        """The value of a key; ``default`` where it has none, else NotFound."""
+        head = self._heads.get(key)
+        if head is not None and head.value is not None and self.is_current:
+            return self.codec.decode(head.value)
+        return self._decoded(key, await self._load(key), default)
+
+    async def items(self) -> dict[str, Any]:
+        """All keys with their values."""
+        heads = self._heads
+        if self._lease is not None:
+            await self.hydrate()
+        else:
+            snapshot = await self._snapshot()
+            if not snapshot.is_complete:
+                raise snapshot.trouble or HoldfastError("the state could not be read")
+            left = {key: Head(value, Position(0, 0)) for key, value in snapshot.unfinished.items()}
+            heads = snapshot.heads | left
+        self._require_sound(self._damaged)
+        return {
+            key: self.codec.decode(head.value)
+            for key, head in sorted(heads.items())
+            if head.value is not None and not key.startswith(RESERVED)
+        }
+
+    async def put(self, key: str, value: Any, ack: Durability = "kv", *, correlation_id: str | None = None) -> Written:
+        """Write a value. ``ack="sql"`` waits until the database has it, 30 seconds at most.
+
+        Raises BackPressure while the database is too far behind.
+        """
+        data = self.codec.encode(value)
+        name = self._bucket_key(key)
+        await self._home.pressure.admit()
+        async with self._lock:
+            position = await self._commit(key, name, data, correlation_id)
+        return await self.acknowledge({key: position}, ack)
+
+    async def delete(self, key: str, ack: Durability = "kv") -> Written:
+        """Delete a key, whether or not it is there; the database keeps a tombstone of it."""
+        name = self._bucket_key(key)
+        await self._home.pressure.admit()
+        async with self._lock:
+            position = await self._commit(key, name, None, None)
+        return await self.acknowledge({key: position}, ack)
+
+    async def update(
+        self, key: str, function: Callable[[Any], Any], default: Any = _MISSING, ack: Durability = "kv"
+    ) -> Written:
+        """Read, apply ``function``, write, unless it was written meanwhile: then all of it again.
+
+        Without ``default`` a missing key is NotFound.
+        """
+        name = self._bucket_key(key)
+        await self._home.pressure.admit()
+        while True:
+            value = await self._load(key)
+            before = self._heads.get(key)
+            data = self.codec.encode(function(self._decoded(key, value, default)))
+            async with self._lock:
+                if self._heads.get(key) is before:
+                    position = await self._commit(key, name, data, None)
+                    break
+        return await self.acknowledge({key: position}, ack)
+
+    def edit(self, ack: Durability = "kv") -> Editing[M]:
+        """An instance of the model to change: ``async with agent.edit() as state``.
+
+        On leaving, the changed fields are written as one: after a crash, all of them or none count. Nothing is written
+        after an exception. Raises VersionConflict when a field was written meanwhile.
+        """
+        if self.model is None:
+            raise Unsupported("this handle has no model: plane.agent(agent_id, Model)")
+        return Editing(self, self.model, ack)
+
+    async def watch(self, key: str | None = None) -> AsyncGenerator[StateChange, None]:
+        """Each write to one key or to all: what is there, then what happens. Close it with ``aclosing``."""
+        pattern = f"{self.agent_id}.state.>" if key is None else bucket_key(self.agent_id, key)
+        seen: set[str] = set()
+        async with self._home.bucket.watch(pattern) as entries:
+            async for entry in entries:
+                named = parse_bucket_key(entry.key)
+                if named is None or named[1].startswith(RESERVED) or entry.operation == "expired":
+                    continue
+                if entry.headers.get(ORIGIN) == "sql" and named[1] in seen:
+                    continue  # hydration put back what was told already
+                seen.add(named[1])
+                value = self.codec.decode(entry.value) if entry.value is not None else None
+                yield StateChange(named[1], value, entry.position, entry.value is None)
+
+    # The database --------------------------------------------------------------------------------------------
+
+    async def flush(self, timeout_s: float = FLUSH_S) -> None:
+        """Wait until the database has everything written so far. Raises OperationTimeout."""
+        await self._until_durable({key: kept.position for key, kept in self.unflushed.kept.items()}, timeout_s)
+
+    async def checkpoint(self, name: str | None = None, *, trigger: str = "manual") -> Checkpoint:
+        """Keep all values of this moment in the database, under a name if one is given."""
+        await self.hydrate()
+        async with self._lock:
+            self._require_sound(self._damaged)
+            heads = dict(self._heads)
+        reach("checkpoint.read")
+        stored = await checkpoints.store(self._home, self.agent_id, heads, self.schema, name, trigger)
+        reach("checkpoint.stored")
+        return stored
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """The agent's checkpoints, newest first."""
+        return await checkpoints.listed(self._home, self.agent_id)
+
+    async def restore(self, which: str | UUID) -> Checkpoint:
+        """Go back to a checkpoint, by id or by the newest of that name, in bucket and database.
+
+        An event ``rolled_back`` is noted with it. When this raises OperationTimeout, the bucket has gone back, and the
+        database follows. Raises NotFound.
+        """
+        found, values, schema = await checkpoints.load(self._home, self.agent_id, which)
+        await self.hydrate()
+        data = {"checkpoint_id": str(found.checkpoint_id), "checkpoint_name": found.name}
+        await self.replace(Edit(values, schema, {"type": "rolled_back", "data": data}), "restore")
+        return found
+
+    async def replace(self, whole: Edit, what: str) -> None:
+        """Make the state what ``whole`` says, without any other key, as one edit; wait for the database."""
+        await self.admit()
+        async with self._lock:
+            heads = {key: head.value for key, head in self._heads.items() if not key.startswith(RESERVED)}
+            wanted = {key: value for key, value in whole.values.items() if heads.get(key) != value}
+            gone = [key for key, value in heads.items() if value is not None and key not in whole.values]
+            edit = Edit(wanted | dict.fromkeys(gone), whole.schema, whole.event)
+            positions = await finish(self.commit_edit(edit, what))
+        await self.acknowledge(positions, "sql")
+
+    async def fork(self, new_agent_id: UUID | str) -> UUID:
+        """Give a new agent this one's state. Raises DuplicateKey when it has a state of its own; LeaseHeld."""
+        await self.hydrate()
+        async with self._lock:
+            self._require_sound(self._damaged)
+            heads = dict(self._heads)
+        values = {k: h.value for k, h in heads.items() if h.value is not None and not k.startswith(RESERVED)}
+        new_id = agent_uuid(new_agent_id)
+        async with AgentState(
+            self._home, new_id, self.model, type=self._type, opened=self._opened, closed=self._closed
+        ) as other:
+            await other.hydrate()
+            if any(head.value is not None for head in other.heads().values()):
+                raise DuplicateKey("the agent to fork to has a state already")
+            event = {"type": "forked", "data": {"from_agent_id": str(self.agent_id)}}
+            await other.replace(Edit(values, self.schema, event), "fork")
+        return new_id
+
+    def _decoded(self, key: str, value: bytes | None, default: Any) -> Any:
+        if value is not None:
+            return self.codec.decode(value)
+        if default is _MISSING:
+            raise NotFound(f"the agent has no {key!r}")
+        return default

@@ -1,0 +1,111 @@
+"""Checkpoints: all values of an agent at one moment, in the database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID, uuid4
+
+from holdfast.errors import CodecError, NotFound
+from holdfast.events.limited import limited
+from holdfast.events.outbox import qualified
+from holdfast.kv.entry import Position
+from holdfast.state.codec import canonical, checksum
+from holdfast.state.flush_sql import register_statement
+from holdfast.state.keys import RESERVED
+
+if TYPE_CHECKING:
+    from holdfast.state.home import Home
+    from holdfast.state.hydration import Head
+
+_STATEMENT_S: Final = 20.0
+_NAME: Final = 255
+_TRIGGER: Final = 100
+_COLUMNS: Final = "checkpoint_id, checkpoint_name, trigger_event, created_at, kv_revision"
+
+
+class Checkpoint(NamedTuple):
+    """A stored checkpoint. ``kv_revision``: the newest write that it holds, within the bucket of that time."""
+
+    checkpoint_id: UUID
+    name: str | None
+    trigger: str | None
+    created_at: datetime
+    kv_revision: int | None
+
+
+async def store(
+    home: Home, agent_id: UUID, heads: Mapping[str, Head], schema: int, name: str | None, trigger: str
+) -> Checkpoint:
+    """Keep the values. Raises CodecError for a name of no or too many characters, and what the database raises."""
+    if name is not None and not 0 < len(name) <= _NAME:
+        raise CodecError(f"the name of a checkpoint has 1 to {_NAME} characters")
+    names = home.contract.names
+    statement = f"""
+        INSERT INTO {qualified(names.checkpoint_table)}
+               (checkpoint_id, agent_id, checkpoint_name, state_snapshot, kv_revision, trigger_event)
+        VALUES (%s, %s, %s, %s::jsonb, %s, %s) RETURNING {_COLUMNS}"""
+    newest = max((head.position for head in heads.values()), default=Position(0, 0))
+    parameters = [uuid4(), agent_id, name, snapshot(heads, schema, newest), newest.revision, trigger[:_TRIGGER]]
+    async with (
+        limited(_STATEMENT_S, "the database"),
+        home.pools.primary.connection() as connection,
+        connection.transaction(),
+    ):
+        await connection.execute(register_statement(names.registry_table), [[agent_id]])
+        cursor = await connection.execute(statement, parameters)
+        row: Any = await cursor.fetchone()
+    return Checkpoint(*row)
+
+
+async def listed(home: Home, agent_id: UUID) -> list[Checkpoint]:
+    """The agent's checkpoints, newest first. Raises what the database raises."""
+    statement = f"""
+        SELECT {_COLUMNS} FROM {qualified(home.contract.names.checkpoint_table)}
+         WHERE agent_id = %s ORDER BY created_at DESC, checkpoint_id"""
+    async with limited(_STATEMENT_S, "the database"), home.pools.primary.connection() as connection:
+        cursor = await connection.execute(statement, [agent_id])
+        return [Checkpoint(*row) for row in await cursor.fetchall()]
+
+
+async def load(home: Home, agent_id: UUID, which: str | UUID) -> tuple[Checkpoint, dict[str, bytes], int]:
+    """One checkpoint by id, or the newest of a name, with its values and their schema version.
+
+    Raises NotFound, CodecError for a snapshot that cannot be read or was changed, and what the database raises.
+    """
+    column = "checkpoint_id" if isinstance(which, UUID) else "checkpoint_name"
+    statement = f"""
+        SELECT state_snapshot::text, {_COLUMNS} FROM {qualified(home.contract.names.checkpoint_table)}
+         WHERE agent_id = %s AND {column} = %s ORDER BY created_at DESC, checkpoint_id LIMIT 1"""
+    async with limited(_STATEMENT_S, "the database"), home.pools.primary.connection() as connection:
+        cursor = await connection.execute(statement, [agent_id, which])
+        row: Any = await cursor.fetchone()
+    if row is None:
+        raise NotFound("the agent has no such checkpoint")
+    text, *columns = row
+    values, schema = values_of(text)
+    return Checkpoint(*columns), values, schema
+
+
+def snapshot(heads: Mapping[str, Head], schema: int, newest: Position) -> str:
+    """What is stored: the values, where the newest stands, the version of their schema, a checksum."""
+    kept = {key: head.value for key, head in heads.items() if head.value is not None and not key.startswith(RESERVED)}
+    values = {key: json.loads(value) for key, value in kept.items()}
+    summed = checksum(canonical(values))
+    body = {"values": values, "schema": schema, "incarnation": newest.incarnation, "checksum": summed}
+    return canonical(body).decode()
+
+
+def values_of(text: str) -> tuple[dict[str, bytes], int]:
+    """Read a snapshot. Raises CodecError."""
+    try:
+        body = json.loads(text)
+        values, schema, summed = body["values"], int(body["schema"]), body["checksum"]
+        found = {str(key): canonical(value) for key, value in values.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CodecError("the snapshot of the checkpoint cannot be read") from None
+    if checksum(canonical(values)) != summed:
+        raise CodecError("the checksum of the checkpoint does not fit its values")
+    return found, schema

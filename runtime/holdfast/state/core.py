@@ -1,0 +1,393 @@
+"""What lies below the handle of an agent: its values in memory, how they are read, written and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from holdfast.errors import (
+    CodecError,
+    ConsistencyViolation,
+    Fenced,
+    HoldfastError,
+    OperationTimeout,
+    Unsupported,
+)
+from holdfast.events.limited import limited
+from holdfast.kv.entry import CORRELATION, ORIGIN, SCHEMA, VERSION, Position
+from holdfast.kv.lease import Lease
+from holdfast.kv.link import finish
+from holdfast.points import reach
+from holdfast.state import hydration
+from holdfast.state.edits import Edit
+from holdfast.state.flush_sql import name_statement
+from holdfast.state.home import Written
+from holdfast.state.hydration import Head
+from holdfast.state.keys import EDIT_KEY, RESERVED, bucket_key
+from holdfast.state.lifecycle import Life, Status
+from holdfast.state.unflushed import Unflushed
+
+if TYPE_CHECKING:
+    from holdfast.state.home import Durability, Home
+
+_log = logging.getLogger("holdfast.state")
+FLUSH_S: Final = 30.0
+_POLL_S: Final = 0.25
+_REGISTER_S: Final = 2.0
+
+
+class AgentCore:
+    """State of one agent in this process. Its methods are for the handle, the edits and the plane."""
+
+    def __init__(self, home: Home, agent_id: UUID, kind: str, name: str, version: int) -> None:
+        self.agent_id = agent_id
+        self._home = home
+        self._type, self._name = kind, name
+        self._life = Life()
+        self._lease: Lease | None = None
+        self._lock = asyncio.Lock()
+        self._hydrating = asyncio.Lock()
+        self._heads: dict[str, Head] = {}
+        self._damaged: set[str] = set()
+        #: Keys of which a write was cancelled or not answered: the bucket knows.
+        self._doubtful: set[str] = set()
+        self._complete = False
+        self._keys: dict[str, str] = {}
+        self._newest_s = 0.0
+        self._registered = False
+        self._flushing = 0
+        self._version = version
+        #: Version of the model that last edited the state, 0 where none did.
+        self.schema = 0
+        self.unflushed = Unflushed()
+
+    @property
+    def status(self) -> Status:
+        """Where the state is in its life."""
+        self._expire()
+        return self._life.status
+
+    def statuses(self) -> AsyncGenerator[Status, None]:
+        """The status now, then each one that follows, until the handle is closed."""
+        return self._life.follow()
+
+    @property
+    def lease(self) -> Lease:
+        """The owner's lease. Raises Unsupported for a handle that does not own."""
+        if self._lease is None:
+            raise Unsupported("this handle does not own the agent: it only reads")
+        return self._lease
+
+    # Reading, inside -----------------------------------------------------------------------------------------
+
+    async def hydrate(self) -> None:
+        """Read the state if it is not here. Raises what bucket and database raise; the next access tries again."""
+        await self._require_owner()
+        self._expire()
+        if self._doubtful:
+            await self._resolve()
+        if self._complete:
+            return
+        async with self._hydrating:
+            if self.is_complete:
+                return
+            self._life.move(Status.HYDRATING)
+            try:
+                snapshot = await self._snapshot()
+                if not snapshot.is_complete:
+                    raise snapshot.trouble or HoldfastError("the state could not be read")
+                async with self._lock:
+                    await finish(self._adopt(snapshot))
+            except BaseException:
+                self._life.move(Status.COLD)
+                raise
+            self._life.move(Status.ACTIVE)
+
+    async def _resolve(self) -> None:
+        """Ask the bucket what became of writes whose outcome is unknown."""
+        async with self._lock:
+            for key in tuple(self._doubtful):
+                entry = await self._home.bucket.head(self._bucket_key(key, internal=True))
+                if entry is not None and entry.operation != "expired":
+                    self._heads[key] = Head(entry.value, entry.position)
+                    if entry.headers.get(ORIGIN) != "sql":
+                        self.unflushed.add(key, entry.value, entry.position, self._version)
+                elif key not in self.unflushed.kept:
+                    # Only journal and database can tell now.
+                    self._complete = False
+                    self._life.move(Status.COLD)
+                else:
+                    kept = self.unflushed.kept[key]
+                    self._heads[key] = Head(kept.value, kept.position)
+                self._doubtful.discard(key)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every key is in memory."""
+        return self._complete
+
+    async def _require_owner(self) -> None:
+        """Raise Fenced unless the lease is ours; one that could not be renewed in time is renewed now."""
+        if self.lease.lost.is_set():
+            raise Fenced("another owner has taken the agent over, or its lease was released")
+        if not self.lease.held:
+            await self.lease.renew()
+
+    async def _snapshot(self) -> hydration.Snapshot:
+        home = self._home
+        names = home.contract.names
+        snapshot = await hydration.read(
+            home.bucket, home.journal, home.pools.primary, names.hydrate_function, self.agent_id
+        )
+        self._damaged = snapshot.damaged
+        return snapshot
+
+    async def _adopt(self, snapshot: hydration.Snapshot) -> None:
+        """Take a snapshot over: what the bucket lacks is put there, and what the last edit left is finished.
+
+        The caller holds the lock. What we wrote ourselves meanwhile is newer than the snapshot.
+        """
+        self.schema = snapshot.schema
+        record = snapshot.heads.pop(EDIT_KEY, None)
+        for key, value in snapshot.unfinished.items():
+            if key not in self._heads and key not in self._doubtful:
+                await self._commit(key, self._bucket_key(key), value, None)
+        for key, head in snapshot.heads.items():
+            if key not in self._heads and key not in self._doubtful:
+                self._heads[key] = await self._put_back(key, head)
+        if record is not None and EDIT_KEY not in self._heads:
+            # Last, so that a record of the bucket that is called finished is.
+            head = record._replace(in_bucket=False) if snapshot.unfinished else record
+            self._heads[EDIT_KEY] = await self._put_back(EDIT_KEY, head)
+        self._newest_s = time.monotonic()
+        self._complete = True
+
+    async def _put_back(self, key: str, head: Head) -> Head:
+        if head.in_bucket or head.value is None:
+            return head
+        name = bucket_key(self.agent_id, key)
+        headers = {ORIGIN: "sql"} | ({VERSION: str(head.version)} if head.version else {})
+        position = await self.lease.writer.write(name, head.value, headers=headers)
+        self._newest_s = time.monotonic()
+        return Head(head.value, position)
+
+    async def _load(self, key: str) -> bytes | None:
+        if self._lease is None:
+            return await self._read(key)
+        head = self._heads.get(key)
+        return head.value if head is not None and self.is_current else await self._find(key)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether memory may be trusted: the lease is ours, and the bucket has not forgotten everything."""
+        return self._lease is not None and self._lease.held and not self._is_expired()
+
+    async def _find(self, key: str) -> bytes | None:
+        """An owner's look at a key that is not in memory, or that may be too old there."""
+        name = self._bucket_key(key)
+        try:
+            await self.hydrate()
+        except Fenced:
+            raise
+        except HoldfastError:
+            # Whatever keeps the rest away: what the bucket has of a key is its newest.
+            entry = await self._home.bucket.head(name)
+            if entry is None or entry.operation == "expired":
+                raise
+            return entry.value
+        return self._value(key)
+
+    async def _read(self, key: str) -> bytes | None:
+        """A reader's look at a key: bucket, journal, database."""
+        entry = await self._home.bucket.head(self._bucket_key(key))
+        if entry is not None and entry.operation != "expired":
+            return entry.value
+        snapshot = await self._snapshot()
+        head = snapshot.heads.get(key)
+        if head is None and key in snapshot.unfinished:
+            return snapshot.unfinished[key]
+        if head is not None:
+            return head.value
+        self._require_sound(self._damaged & {key})
+        if not snapshot.is_complete:
+            raise snapshot.trouble or HoldfastError("the state could not be read")
+        return None
+
+    def _value(self, key: str) -> bytes | None:
+        head = self._heads.get(key)
+        if head is None and key in self._damaged:
+            self._require_sound({key})
+        return head.value if head is not None else None
+
+    def head(self, key: str) -> Head | None:
+        """What is in memory of a key. Raises ConsistencyViolation for a damaged one."""
+        self._value(key)
+        return self._heads.get(key)
+
+    def heads(self) -> Mapping[str, Head]:
+        """What is in memory."""
+        return self._heads
+
+    def _require_sound(self, keys: set[str]) -> None:
+        if keys:
+            raise ConsistencyViolation(f"the checksum of {min(keys)!r} does not fit the value in the database")
+
+    def _bucket_key(self, key: str, *, internal: bool = False) -> str:
+        name = self._keys.get(key)
+        if name is None:
+            if key.startswith(RESERVED) and not internal:
+                raise CodecError(f"keys that begin with {RESERVED} are the library's own")
+            name = self._keys[key] = bucket_key(self.agent_id, key)
+        return name
+
+    # Writing, inside -----------------------------------------------------------------------------------------
+
+    async def _commit(self, key: str, name: str, data: bytes | None, correlation_id: str | None) -> Position:
+        """Write one key and note it. Where the outcome stays unknown, the bucket is asked before the key is read."""
+        headers = {}
+        if self._version:
+            headers[SCHEMA] = str(self._version)
+        if correlation_id:
+            headers[CORRELATION] = correlation_id
+        try:
+            position = await self.lease.writer.write(name, data, headers=headers)
+        except BaseException:
+            self._heads.pop(key, None)
+            self._doubtful.add(key)
+            raise
+        reach("put.sent")
+        self._heads[key] = Head(data, position)
+        self._damaged.discard(key)
+        self._doubtful.discard(key)
+        self._newest_s = time.monotonic()
+        self.unflushed.add(key, data, position, self._version)
+        reach("put.noted")
+        return position
+
+    async def commit_edit(self, edit: Edit, what: str = "edit") -> dict[str, Position]:
+        """Write a record, then its keys. The caller holds the lock."""
+        positions = {}
+        record = await self._commit(EDIT_KEY, self._bucket_key(EDIT_KEY, internal=True), edit.encode(), None)
+        positions[EDIT_KEY] = record
+        self.schema = edit.schema
+        reach(f"{what}.recorded")
+        for key, value in edit.values.items():
+            positions[key] = await self._commit(key, self._bucket_key(key), value, None)
+        reach(f"{what}.written")
+        return positions
+
+    async def commit_fields(self, edit: Edit) -> dict[str, Position]:
+        """Write an edit; one key alone needs no record. The caller holds the lock."""
+        if len(edit.values) == 1 and edit.schema == self.schema:
+            [(key, value)] = edit.values.items()
+            return {key: await self._commit(key, self._bucket_key(key), value, None)}
+        return await self.commit_edit(edit)
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Held while something is written."""
+        return self._lock
+
+    async def admit(self) -> None:
+        """Let a write pass. Raises BackPressure."""
+        await self._home.pressure.admit()
+
+    async def acknowledge(self, positions: Mapping[str, Position], ack: Durability) -> Written:
+        """Wait for the durability that was asked for."""
+        if ack == "sql":
+            await self._until_durable(positions, FLUSH_S)
+        return Written(max(positions.values()), ack)
+
+    async def _until_durable(self, positions: Mapping[str, Position], timeout_s: float) -> None:
+        futures = self.unflushed.wait(positions)
+        if not futures:
+            return
+        if self._home.flusher is not None:
+            self._home.flusher.ask()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while pending := [future for future in futures if not future.done()]:
+                    await asyncio.wait(pending, timeout=_POLL_S)
+                    if not all(future.done() for future in pending):
+                        await self.poll_database()
+        except TimeoutError:
+            raise OperationTimeout("the write is in the bucket, and the database does not have it yet") from None
+        finally:
+            self.unflushed.forget(futures)
+
+    # Told by the plane ---------------------------------------------------------------------------------------
+
+    async def poll_database(self) -> None:
+        """Ask the database what it has of the unflushed keys: another process may have flushed them."""
+        keys = list(self.unflushed.kept)
+        if not keys:
+            return
+        with contextlib.suppress(HoldfastError):
+            for key, position in (await self._home.writer.positions(self.agent_id, keys)).items():
+                self.unflushed.flushed(key, position)
+
+    async def put_again(self) -> None:
+        """The bucket is a new one: everything that the database may lack goes into it again."""
+        async with self._lock:
+            await finish(self._put_again())
+
+    async def _put_again(self) -> None:
+        created = self._home.bucket.incarnation
+        for key, kept in sorted(self.unflushed.kept.items(), key=lambda item: item[1].position):
+            if kept.position.incarnation < created:
+                name = self._bucket_key(key, internal=True)
+                position = await self._commit(key, name, kept.value, None)
+                self.unflushed.moved(key, kept.position, position)
+
+    def flush_phase(self, *, begins: bool) -> None:
+        """The flusher begins or ceases to write keys of this agent."""
+        self._flushing += 1 if begins else -1
+        if begins:
+            self._life.move(Status.FLUSHING)
+        elif self._flushing <= 0 and self._life.status is Status.FLUSHING:
+            self._life.move(Status.ACTIVE)
+
+    def _is_expired(self) -> bool:
+        if self.unflushed.kept or not self._newest_s:
+            return False
+        ttl_s = self._home.bucket.max_age_s
+        return bool(ttl_s) and time.monotonic() - self._newest_s > ttl_s
+
+    def _expire(self) -> None:
+        """Forget what the bucket has forgotten, once the database has it."""
+        if self._complete and self._is_expired() and self._life.move(Status.EXPIRED):
+            self._heads.clear()
+            self._complete = False
+
+    # Registration --------------------------------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        """Give the agent its row if the database answers soon; else the flusher makes one that is named later."""
+        if self._registered:
+            return
+        statement = name_statement(self._home.contract.names.registry_table)
+        try:
+            async with limited(_REGISTER_S, "the database"), self._home.pools.primary.connection(_REGISTER_S) as conn:
+                await conn.execute(statement, [self.agent_id, self._type, self._name])
+            self._registered = True
+        except HoldfastError as error:
+            _log.info("agent %s is registered later: %s", self.agent_id, error)
+
+    async def look_after(self) -> None:
+        """What the plane does for every handle now and then."""
+        self._expire()
+        if self._lease is None or self._lease.lost.is_set():
+            return
+        if not self._registered:
+            await self._register()
+        if self.unflushed.oldest_s() > 1.0:
+            await self.poll_database()
+        created = self._home.bucket.incarnation
+        if any(kept.position.incarnation < created for kept in self.unflushed.kept.values()):
+            with contextlib.suppress(Fenced):
+                await self.put_again()

@@ -1,0 +1,52 @@
+"""An edit of several keys as one write: a record says all of it, then the keys follow.
+
+The record lies under ``EDIT_KEY`` in the agent's subtree. Where a key it names is older than the record, the record
+holds the key's newest value: an owner that died in between is finished by the next one, and the flusher writes all
+rows of the record in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.errors import CodecError
+from holdfast.kv.entry import Position
+from holdfast.state.codec import canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What one edit changes. ``values`` are canonical JSON by state key, None where a key is deleted.
+
+    ``schema`` is the version of the model that the agent's state has from then on, 0 for none. ``event`` becomes a
+    row of the life cycle when the edit reaches the database: {"type": text, "data": object}.
+    """
+
+    values: Mapping[str, bytes | None]
+    schema: int = 0
+    event: Mapping[str, Any] | None = field(default=None)
+
+    def encode(self) -> bytes:
+        """The record's value in the bucket."""
+        kept = {key: json.loads(value) for key, value in self.values.items() if value is not None}
+        deleted = sorted(key for key, value in self.values.items() if value is None)
+        return canonical({"schema": self.schema, "values": kept, "deleted": deleted, "event": self.event})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Edit:
+        """Read a record. Raises CodecError."""
+        try:
+            plain = json.loads(data)
+            values: dict[str, bytes | None] = {key: canonical(value) for key, value in plain["values"].items()}
+            values |= dict.fromkeys(plain["deleted"])
+            return cls(values, int(plain["schema"]), plain.get("event"))
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise CodecError("the record of an edit cannot be read") from None
+
+
+def unfinished(edit: Edit, written: Position, heads: Mapping[str, Position]) -> dict[str, bytes | None]:
+    """What of an edit is still to be put under its keys, given where the keys' newest values stand."""
+    return {key: value for key, value in edit.values.items() if key not in heads or heads[key] < written}

@@ -1,0 +1,24 @@
+"""Ending tasks of ours for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+_AGAIN_S: Final = 0.1
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended; what they raise is dropped.
+
+    Once is not enough: ``asyncio.wait_for`` of Python 3.11, which the drivers use, swallows a cancellation that comes
+    together with its result (https://github.com/python/cpython/issues/86296).
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

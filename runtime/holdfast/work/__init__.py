@@ -1,0 +1,1 @@
+"""Work over both systems: sagas, two-phase commits, and what finishes them after a crash."""
