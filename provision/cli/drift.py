@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from provision.cli import exits
 from provision.cli.clock import instant
 from provision.cli.output import FORMAT, options, say, show, show_json
+
+if TYPE_CHECKING:
+    from provision.plan.plan import Plan
 
 
 @click.command("drift", help="Show where the live plane departs from the specs.")
@@ -28,7 +32,14 @@ def command(form: str, as_of: datetime, only: tuple[str, ...]) -> int:
     elif made.is_empty and not made.drift:
         show(f"No drift: plane {made.plane} in {made.env} equals its specs.\n")
     else:
-        pending = sum(1 for s in made.steps if s.action == "create")
         lines = [render.drift_line(d) for d in made.drift]
-        show("".join(f"  ~ {line}\n" for line in lines) + f"{len(lines)} differences, {pending} objects missing.\n")
+        gone = len(_missing(made))
+        show("".join(f"  ~ {line}\n" for line in lines) + f"{len(lines)} differences, {gone} objects missing.\n")
     return exits.PENDING if made.steps or made.drift else exits.DONE
+
+
+def _missing(made: Plan) -> set[str]:
+    """What is declared and not there: what was there once, and what nobody has made yet."""
+    other = {d.object for d in made.drift if d.change != "missing"}
+    lost = {d.object for d in made.drift} - other
+    return lost | {s.object for s in made.steps if s.action == "create"} - other

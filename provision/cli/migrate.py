@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,14 +14,18 @@ import click
 from provision.cli import exits, migrations
 from provision.cli.migrations import DIR, FORM, TARGET, folder_of, read_folder
 from provision.cli.output import colored, options, say, show, show_json, table
-from provision.spec.errors import InputError
+from provision.spec.errors import ConsentError, InputError
 
 if TYPE_CHECKING:
-    from provision.migrate.files import Migration
+    from provision.migrate.files import Migration, Script
     from provision.migrate.performing import Decision
     from provision.migrate.runner import Ran, Runner
     from provision.reconcile.session import OpenPlane
+    from provision.reconcile.stamping import Found
 
+    Chosen = Sequence[tuple[Migration, Script]]
+
+_CONSENT = re.compile(r"data_loss:\S+")
 _BAD = ("missing", "changed")
 
 
@@ -42,6 +47,9 @@ command.add_command(migrations.lint)
 command.add_command(migrations.verify)
 
 _dry = click.option("--dry-run", is_flag=True, help="Show the statements; send none.")
+_allow = click.option(
+    "--allow", multiple=True, metavar="data_loss:VERSION", help="Let this version lose what its statements take away."
+)
 _wait = click.option("--wait", metavar="DURATION", help="Wait so long for another runner, such as 5m.")
 _app = click.option("--application-version", metavar="TEXT", help="Recorded with what is applied.")
 _unlinted = click.option("--no-lint", is_flag=True, help="Run although lint finds errors; they are still told.")
@@ -78,6 +86,7 @@ def status(detailed_exitcode: bool, form: str, target: str, folder: Path | None)
 @click.option("--to", metavar="VERSION", help="Stop after this version.")
 @_dry
 @_unlinted
+@_allow
 @_wait
 @_app
 @_done
@@ -86,22 +95,29 @@ def status(detailed_exitcode: bool, form: str, target: str, folder: Path | None)
 @TARGET
 @DIR
 def up(
-    to: str | None, dry_run: bool, no_lint: bool, wait: str | None, application_version: str | None,
-    done: tuple[str, ...], redo: tuple[str, ...], form: str, target: str, folder: Path | None,
+    to: str | None, dry_run: bool, no_lint: bool, allow: tuple[str, ...], wait: str | None,
+    application_version: str | None, done: tuple[str, ...], redo: tuple[str, ...], form: str, target: str,
+    folder: Path | None,
 ) -> None:  # fmt: skip
     with _runner(target, folder, wait=wait, application_version=application_version) as (plane, runner):
-        ahead = runner.ahead(to)
+        found = _find(plane, target, runner, to)
+        ahead = [(m, m.up) for m in runner.ahead(to, found.made)]
         _judge(runner.migrations, ahead, target, refuses=not no_lint)
         if dry_run:
-            _show_ahead([(m, m.up) for m in ahead], form)
+            _show_ahead(ahead, form, found.made)
+            _told_losses(ahead, allow)
             return
-        _prepare(plane, target, runner.migrations)
-        _show_ran(runner.up(to, _decisions(done, redo)), form, "nothing to apply")
+        found.refuse_there(runner.standings())
+        _refuse_losses(ahead, allow)
+        _prepare(plane, target, runner, found.made)
+        agreed = [m.version for m, _ in ahead]
+        _show_ran(runner.up(to, _decisions(done, redo), agreed), form, "nothing to apply")
 
 
 @command.command("down", help="Roll back the newest migration, or all later than --to.")
 @click.option("--to", metavar="VERSION", help="Roll back everything later than this version; 0 for all.")
 @_dry
+@_allow
 @_wait
 @_done
 @_redo
@@ -109,14 +125,19 @@ def up(
 @TARGET
 @DIR
 def down(
-    to: str | None, dry_run: bool, wait: str | None, done: tuple[str, ...], redo: tuple[str, ...], form: str,
-    target: str, folder: Path | None,
+    to: str | None, dry_run: bool, allow: tuple[str, ...], wait: str | None, done: tuple[str, ...],
+    redo: tuple[str, ...], form: str, target: str, folder: Path | None,
 ) -> None:  # fmt: skip
     with _runner(target, folder, wait=wait) as (_, runner):
+        back = [(m, m.down) for m in runner.back(to) if m.down is not None]
+        _judge(runner.migrations, back, target, refuses=False)
         if dry_run:
-            _show_ahead([(m, m.down) for m in runner.back(to)], form)
+            _show_ahead(back, form)
+            _told_losses(back, allow)
             return
-        _show_ran(runner.down(to, _decisions(done, redo)), form, "nothing to roll back")
+        _refuse_losses(back, allow)
+        agreed = [m.version for m, _ in back]
+        _show_ran(runner.down(to, _decisions(done, redo), agreed), form, "nothing to roll back")
 
 
 @command.command("baseline", help="Record the migrations up to VERSION as applied; run none.")
@@ -127,7 +148,7 @@ def down(
 @DIR
 def baseline(version: str, wait: str | None, application_version: str | None, target: str, folder: Path | None) -> None:
     with _runner(target, folder, wait=wait, application_version=application_version) as (plane, runner):
-        _prepare(plane, target, runner.migrations)
+        _prepare(plane, target, runner)
         found = runner.baseline(version)
     for migration in found:
         show(f"{migration.version} {migration.name}\n")
@@ -159,33 +180,41 @@ def _runner(
         )  # fmt: skip
 
 
-def _prepare(plane: OpenPlane, target: str, migrations: Sequence[Migration]) -> None:
-    """Make the tables of the history where there are none, and record what the specs have made already."""
+def _find(plane: OpenPlane, target: str, runner: Runner, to: str | None) -> Found:
+    """What the specs have made already; nothing where that cannot be told, which is said."""
     from provision.reconcile import stamping
     from provision.spec.errors import UnreachableError
 
-    now = datetime.now(UTC)
-    stamping.make_history(plane, target, now)
     try:
-        found = stamping.record(plane, target, migrations, now)
+        return stamping.find(plane, target, runner.migrations, datetime.now(UTC), to)
     except UnreachableError as error:
         say(f"whether the specs have made any of this cannot be told: {error}")
-        return
-    if found:
+        return stamping.Found()
+
+
+def _prepare(plane: OpenPlane, target: str, runner: Runner, made: Sequence[Migration] = ()) -> None:
+    """Make the tables of the history where there are none, and record what the specs have made already."""
+    from provision.reconcile import stamping
+
+    stamping.make_history(plane, target, datetime.now(UTC), wait_s=runner.wait_s)
+    if found := stamping.record(plane, target, runner.migrations, made, wait_s=runner.wait_s):
         say(f"recorded as applied, since the specs made them: {', '.join(m.version for m in found)}")
 
 
-def _judge(migrations: Sequence[Migration], ahead: Sequence[Migration], target: str, *, refuses: bool) -> None:
-    """Tell what lint finds in the files ahead. Raises InputError where one is sure to do harm, if it ``refuses``."""
-    if not ahead:
+def _judge(migrations: Sequence[Migration], chosen: Chosen, target: str, *, refuses: bool) -> None:
+    """Tell what lint finds in the files to run. Raises InputError where one is sure to do harm, if it ``refuses``."""
+    if not chosen:
         return
     import sys
 
     from provision.reconcile import linting
     from provision.spec import render
 
-    chosen, pending = options(), {m.version for m in ahead}
-    found = linting.judge(chosen.specs, chosen.environment, migrations, target, cache=chosen.cache, chosen=pending)
+    given, pending = options(), {m.version for m, _ in chosen}
+    scripts = (s for m, script in chosen for s in ((m.up, m.down) if script is m.up else (script,)))
+    own = {script.file for script in scripts if script is not None}
+    found = linting.judge(given.specs, given.environment, migrations, target, cache=given.cache, chosen=pending)
+    found = tuple(d for d in found if d.mark.file in own)
     if found:
         say(render.text(found, linting.line, color=colored(sys.stderr)).rstrip("\n"))
     if refuses and any(d.severity == "error" for d in found):
@@ -194,6 +223,32 @@ def _judge(migrations: Sequence[Migration], ahead: Sequence[Migration], target: 
             "Correct the errors; what does no harm in its file may stay with -- allow CODE: REASON at its head. A file"
             " that ran elsewhere cannot change any more: --no-lint runs it as it is.",
         )
+
+
+def _told_losses(chosen: Chosen, allowed: Sequence[str]) -> tuple[str, ...]:
+    """Tell each statement that loses data and that neither its file nor the command line allows: the consents."""
+    from provision.migrate.lint.loss import losses
+
+    for consent in allowed:
+        if not _CONSENT.fullmatch(consent):
+            raise InputError(f"{consent} is not a consent", "Write data_loss:VERSION, such as data_loss:1.2.0.")
+    lacking: dict[str, None] = {}
+    for migration, script in chosen:
+        consent = f"data_loss:{migration.version}"
+        for loss in losses(script) if consent not in allowed else ():
+            say(f"{loss.mark.file}:{loss.mark.line}:{loss.mark.column}: {loss.what} ({loss.code})")
+            lacking[consent] = None
+    return tuple(lacking)
+
+
+def _refuse_losses(chosen: Chosen, allowed: Sequence[str]) -> None:
+    if lacking := _told_losses(chosen, allowed):
+        error = ConsentError(lacking)
+        error.help = (
+            f"Read the statements, then add: {' '.join(f'--allow {c}' for c in lacking)}; or say -- allow CODE: REASON"
+            " at the head of their files."
+        )
+        raise error
 
 
 def _decisions(done: Sequence[str], redo: Sequence[str]) -> dict[tuple[str, int], Decision]:
@@ -208,15 +263,17 @@ def _decisions(done: Sequence[str], redo: Sequence[str]) -> dict[tuple[str, int]
     return found
 
 
-def _show_ahead(chosen: Sequence[tuple[Migration, Any]], form: str) -> None:
+def _show_ahead(chosen: Chosen, form: str, made: Sequence[Migration] = ()) -> None:
     if form == "json":
         ahead = [
             {"version": m.version, "name": m.name, "file": script.file, "transaction": script.transactional,
              "statements": [s.text for s in script.statements]}
             for m, script in chosen
         ]  # fmt: skip
-        show_json({"ahead": ahead})
+        show_json({"recorded": [m.version for m in made], "ahead": ahead})
         return
+    if made:
+        say(f"would be recorded as applied, since the specs made them: {', '.join(m.version for m in made)}")
     for migration, script in chosen:
         how = "one transaction" if script.transactional else "no transaction"
         show(f"-- {migration.version} {script.file}, {how}\n")

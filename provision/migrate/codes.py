@@ -12,13 +12,14 @@ def _page(title: str, explanation: str, bad: str, good: str) -> Page:
 
 
 #: What `allow` may name: the codes of lint, each of which is a rule (``lint.registry.RULES``).
-LINTED = tuple(f"HF{number:04}" for number in range(820, 870))
+LINTED = tuple(f"HF{number:04}" for number in range(820, 872))
 #: An example is one or several files; ``== NAME`` begins the next.
 CODES: dict[str, Page] = {
     "HF0803": _page(
         "A file that is no migration",
         """Each `.sql` file of the folder is one half of a migration: four digits, at least two words in lower case,
-        then `.up.sql` or `.down.sql`, in UTF-8. A file with another name would silently never run.""",
+        then `.up.sql` or `.down.sql`, in UTF-8 without a byte order mark. A file with another name, `.SQL` among them,
+        would silently never run.""",
         """
         == 2_priority.sql
         -- version: 1.0.0
@@ -38,8 +39,8 @@ CODES: dict[str, Page] = {
         `lock-timeout` (3s unless said), `statement-timeout` (none unless said), any number of `assert-before NAME:
         SQL` and `assert-after NAME: SQL`, each a query on one line that gives one boolean, and any number of `allow
         HF0829: REASON`: lint says nothing of that code in this file. A down file says its own `allow`, time-outs and
-        assertions. Other comments are for people; one that looks like a directive and is none is refused, because a
-        misspelt one would have no effect.""",
+        assertions. A directive is in lower case and begins its line. Other comments are for people; one that looks
+        like a directive and is none, or stands below a statement, is refused, because it would have no effect.""",
         """
         == 0001_add_priority.up.sql
         -- version: 1.0.0

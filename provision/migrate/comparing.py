@@ -7,10 +7,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
+from provision.migrate import members
 from provision.migrate.partitions.look import rolls
-from provision.plan.assemble import Seen, Spelled, assemble
+from provision.plan.assemble import Seen, Spelled, assemble, renamed
 from provision.plan.diff import differing
 from provision.plan.plan import Drift, Plan, Step
+from provision.spec.ident import Address
 from provision.spec.kind import Kind
 from provision.spec.record import Plane, Record
 
@@ -47,18 +49,35 @@ def towards(sides: Sides, kinds: Kinds, clock: datetime) -> Plan:
     plan = assemble(sides.desired, _ours_whole(sides), kinds, clock, spelled=sides.spelled)
     rolling = {str(r.address): r.settings["default"] for r in sides.desired if rolls(r)}
     steps = tuple(s for s in plan.steps if s.object not in rolling or not _makes_member(s, rolling[s.object]))
-    return replace(plan, steps=steps, drift=tuple(_lasting(plan.drift, rolling)))
+    drift = (*_lasting(plan.drift, rolling), *members.odd(sides.desired, sides.seen))
+    return replace(plan, steps=steps, drift=drift)
 
 
-def back(before: Seen, after: Seen, given: Plane, kinds: Kinds, clock: datetime) -> Plan:
-    """The plan from one look at a database to an earlier one. Whoever runs it owns what it makes."""
+def renames(sides: Sides, kinds: Kinds) -> dict[Address, Address]:
+    """What the specs rename: the address of each object that was seen, to itself under its new name.
+
+    The parent of both is the one that was seen, as ``renamed_from`` stands for the way back.
+    """
+    moved = renamed(sides.desired, sides.seen.live, kinds)
+    found = ((moved.was[new], new) for new in moved.origin)
+    return {old: old._replace(path=(*old.path[:-1], new.path[-1])) for old, new in found}
+
+
+def back(
+    before: Seen, after: Seen, given: Plane, kinds: Kinds, clock: datetime, names: Mapping[Address, Address]
+) -> Plan:
+    """The plan from one look at a database to an earlier one. Whoever runs it owns what it makes.
+
+    ``names`` are the renames in between: what got another name keeps its rows on the way back as well.
+    """
     there, here = (_with(s.live, (_unowned(r, s) for r in _own(s, given))) for s in (before, after))
+    there = _with(there, (r._replace(renamed_from=names.get(r.address)) for r in there))
     return assemble(there, _owned(after, here), kinds, clock)
 
 
 def changed(before: Seen, after: Seen) -> tuple[Drift, ...]:
     """How two looks at one database differ: live is ``after``, declared is ``before``."""
-    return tuple(_changed(before, after))
+    return (*_changed(before, after), *members.changed(before, after))
 
 
 def _changed(before: Seen, after: Seen) -> Iterator[Drift]:

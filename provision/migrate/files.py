@@ -27,6 +27,10 @@ _LONGEST_VERSION = 20
 _HEADER = re.compile(
     r"--[ \t]*(?P<key>[a-z]+(?:[-_][a-z]+)*)(?:[ \t]+(?P<label>\w+))?[ \t]*:(?:[ \t]+(?P<value>.*?))?[ \t\r]*$"
 )
+#: A directive as people write it who do not know the form: with capitals, other blanks, or indented.
+_LOOSE = re.compile(
+    r"[ \t]*--+[ \t]*(?P<key>[A-Za-z]+(?:[-_ ][A-Za-z]+)?)(?:[ \t]+(?P<label>\w+))?[ \t]*:(?P<value>.*)$"
+)
 _KEYS = (
     "version", "description", "kind", "depends-on", "covered-by", "transaction", "lock-timeout", "statement-timeout",
     "assert-before", "assert-after", "allow",
@@ -106,7 +110,7 @@ def read(folder: Path) -> tuple[tuple[Migration, ...], tuple[Diagnostic, ...]]:
     said: list[Diagnostic] = []
     ups: dict[str, tuple[Path, _Read]] = {}
     downs: dict[str, tuple[Path, _Read]] = {}
-    paths = sorted(folder.glob("*.sql")) if folder.is_dir() else []
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".sql") if folder.is_dir() else []
     for path in paths:
         match = _NAME.fullmatch(path.name)
         if match is None:
@@ -142,6 +146,9 @@ def order_of(version: str) -> tuple[Any, ...]:
 
 
 def _read_file(path: Path) -> tuple[_Read | None, tuple[Diagnostic, ...]]:
+    if path.is_dir():
+        help = "Move it out of the folder of migrations, or give it another name."
+        return None, (_error("HF0803", path, (1, 1), f"{path.name} is a folder", help),)
     try:
         return _parse(str(path), path.read_bytes())
     except OSError as error:
@@ -156,6 +163,9 @@ def _parse(file: str, data: bytes) -> tuple[_Read | None, tuple[Diagnostic, ...]
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return None, (_error("HF0803", file, (line, 1), "the file is not UTF-8 text", "Save it as UTF-8."),)
+    if (unseen := _unprintable(text)) is not None:
+        offset, told, help = unseen
+        return None, (_error("HF0803", file, Places(text)(offset), told, help, 1),)
     header, said = _header(file, text)
     transactional = _first(header, "transaction").value != "none"
     statements, faults = split(text, transactional=transactional)
@@ -173,6 +183,16 @@ def _parse(file: str, data: bytes) -> tuple[_Read | None, tuple[Diagnostic, ...]
     return _Read(script, header), tuple(said)
 
 
+def _unprintable(text: str) -> tuple[int, str, str] | None:
+    """Where signs stand that no editor shows and the server refuses, what they are, and what to do."""
+    if text.startswith("\ufeff"):
+        return 0, "the file begins with a byte order mark", "Save it as UTF-8 without a byte order mark (BOM)."
+    if "\0" in text:
+        help = "Delete it; a file with many of them was saved as UTF-16: save it as UTF-8."
+        return text.index("\0"), "the file holds a zero byte, which SQL cannot hold", help
+    return None
+
+
 # The header ------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +206,9 @@ def _header(file: str, text: str) -> tuple[dict[str, list[_Entry]], list[Diagnos
         match = _HEADER.match(line)
         if (allow := _ALLOW.match(line)) is not None and (below or match is None or not match["value"]):
             said.append(_idle_allow(file, number, allow, below=below))
+            continue
+        if (told := _misspelt(line, below=below, read=match is not None)) is not None:
+            said.append(_error("HF0804", file, (number, told[0]), *told[1:]))
             continue
         if below or match is None or _is_prose(match["key"], match["label"]):
             continue
@@ -201,6 +224,31 @@ def _header(file: str, text: str) -> tuple[dict[str, list[_Entry]], list[Diagnos
             found.setdefault(key, []).append(_Entry(match["label"], match["value"], *place))
     _check_words(file, found, said)
     return found, said
+
+
+def _misspelt(line: str, *, below: bool, read: bool) -> tuple[int, str, str, int] | None:
+    """A line that names a directive and would have no effect: its column, what is wrong, what to do, and its width."""
+    match = _LOOSE.match(line)
+    if match is None:
+        return None
+    words = match["key"].lower().replace("_", "-").replace(" ", "-")
+    label = match["label"]
+    if words not in _KEYS and " " in match["key"] and label is None:  # the second word may be a label
+        first, _, label = match["key"].partition(" ")
+        words = first.lower().replace("_", "-")
+    if words not in _KEYS or (label is not None and words not in _ASSERTIONS):
+        return None
+    at, width = match.start("key") + 1, len(match["key"])
+    if below:
+        is_meant = "-" in words or (words == "transaction" and match["value"].strip() == "none")
+        return (
+            (at, f"{words} stands below a statement", "Move it to the head of the file.", width) if is_meant else None
+        )
+    if read:
+        return None  # the strict form judges it
+    form = f"-- {words}{' NAME: SQL' if words in _ASSERTIONS else ': VALUE'}"
+    help = f"Write {form}, in lower case, at the beginning of the line, with a blank after the colon."
+    return (at, f"{match['key']} is not read as the directive {words}", help, width)
 
 
 def _is_prose(key: str, label: str | None) -> bool:

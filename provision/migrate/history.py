@@ -325,3 +325,10 @@ def _literals(values: Iterable[str | int | bool | None]) -> Iterator[str]:
 def standing_of(standings: Mapping[str, Standing], version: str) -> Standing:
     """Where a version stands; one that history does not know is pending."""
     return standings.get(version) or Standing(version)
+
+
+def as_baselined(migration: Migration) -> Standing:
+    """Where a version will stand once it is recorded without having run."""
+    digest = migration.up.digest
+    effect = Event("", migration.version, "up", "baselined", None, None, digest, None, None, "", "")
+    return Standing(migration.version, is_applied=True, sql_hash=digest, last=effect, effect=effect)

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from provision.migrate.files import VERSION, Migration, order_of
 from provision.plan.plan import Step
+from provision.postgres.kinds.index_build import is_valid
 from provision.spec.change import Sql
 from provision.spec.errors import InputError
 
@@ -20,6 +22,7 @@ _KINDS = {
 }
 #: A proof must not wait under the lock of its promise, and nothing may use a new value in its own transaction.
 _ALONE = re.compile(r"\b(VALIDATE CONSTRAINT|ADD VALUE)\b")
+_ATTACHED = re.compile(r"ALTER INDEX .+ ATTACH PARTITION ")
 
 
 class Draft(NamedTuple):
@@ -80,7 +83,16 @@ def following(version: str | None) -> str:
 
 def _script(opening: Sequence[str], steps: Sequence[Step]) -> str:
     transaction = ["-- transaction: none"] if any(_stands_alone(step) for step in steps) else []
-    return "\n".join([*opening, *transaction, "", *_statements(steps)]) + "\n"
+    return "\n".join([*opening, *transaction, *_assertions(steps), "", *_statements(steps)]) + "\n"
+
+
+def _assertions(steps: Sequence[Step]) -> Iterator[str]:
+    """An index that gets its parts by name stays invalid where a partition lives that no statement names."""
+    attached = (s for s in steps if isinstance(s.request, Sql) and _ATTACHED.match(s.request.text))
+    for number, text in enumerate(dict.fromkeys(step.object for step in attached), 1):
+        _, schema, *_, name = map(unquote, text.split("/"))
+        label = "index_is_valid" if number == 1 else f"index_{number}_is_valid"
+        yield f"-- assert-after {label}: {is_valid(schema, name)}"
 
 
 def _stands_alone(step: Step) -> bool:

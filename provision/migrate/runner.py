@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -15,7 +15,7 @@ from provision.plan.protocols import LockHeld
 from provision.postgres import locks, wire
 from provision.postgres.apply import Limits
 from provision.postgres.errors import Unreachable
-from provision.spec.errors import InputError
+from provision.spec.errors import InputError, StalePlanError
 
 if TYPE_CHECKING:
     from provision.postgres.connect import Connection
@@ -59,24 +59,44 @@ class Runner:
         self.note = note
         self._session: tuple[str, ...] = ()
 
-    def ahead(self, to: str | None = None) -> list[Migration]:
-        """What ``up`` would run. Changes nothing."""
-        return order.ahead(self.migrations, history.peek(self.connection), to)
+    def ahead(self, to: str | None = None, recorded: Iterable[Migration] = ()) -> list[Migration]:
+        """What ``up`` would run once ``stamp`` has recorded some. Changes nothing."""
+        standings = dict(history.peek(self.connection))
+        for migration in recorded:
+            standings[migration.version] = history.as_baselined(migration)
+        return order.ahead(self.migrations, standings, to)
+
+    def standings(self) -> dict[str, Standing]:
+        """Where each version stands that history knows."""
+        return history.peek(self.connection)
 
     def back(self, to: str | None = None) -> list[Migration]:
         """What ``down`` would roll back. Changes nothing."""
         return order.back(self.migrations, history.peek(self.connection), to)
 
-    def up(self, to: str | None = None, decisions: Decisions | None = None) -> list[Ran]:
-        """Apply what is pending, in order. Raises at the first that fails; what was applied before it stays."""
+    def up(
+        self, to: str | None = None, decisions: Decisions | None = None, agreed: Collection[str] | None = None
+    ) -> list[Ran]:
+        """Apply what is pending, in order. Raises at the first that fails; what was applied before it stays.
+
+        ``agreed`` are the versions that somebody has looked at: where others are pending by now, none runs and
+        StalePlanError says so.
+        """
         with self._locked() as standings:
             chosen = order.ahead(self.migrations, standings, to)
+            _refuse_others(chosen, agreed)
             return self._run(chosen, "up", standings, decisions or {})
 
-    def down(self, to: str | None = None, decisions: Decisions | None = None) -> list[Ran]:
-        """Roll back the newest migration, or all that are later than ``to`` ("0": all), newest first."""
+    def down(
+        self, to: str | None = None, decisions: Decisions | None = None, agreed: Collection[str] | None = None
+    ) -> list[Ran]:
+        """Roll back the newest migration, or all that are later than ``to`` ("0": all), newest first.
+
+        ``agreed`` as for ``up``.
+        """
         with self._locked() as standings:
             chosen = order.back(self.migrations, standings, to)
+            _refuse_others(chosen, agreed)
             return self._run(chosen, "down", standings, decisions or {})
 
     def baseline(self, version: str) -> list[Migration]:
@@ -85,9 +105,9 @@ class Runner:
             return self._record(order.baselined(self.migrations, standings, version))
 
     def stamp(self, made: Iterable[Migration]) -> list[Migration]:
-        """Record migrations as applied whose effect somebody else has made; those that were begun are left alone."""
+        """Record migrations as applied whose effect somebody else has made; those that history knows are left alone."""
         with self._locked() as standings:
-            return self._record(m for m in made if standing_of(standings, m.version).is_untouched)
+            return self._record(m for m in made if m.version not in standings)
 
     def _record(self, chosen: Iterable[Migration]) -> list[Migration]:
         done = list(chosen)
@@ -182,6 +202,15 @@ def _refuse(holder: locks.Holder | None) -> LockHeld:
         f"another runner holds the lock of this database's migrations{who}. Wait for it (--wait 5m), or end it with:"
         f" SELECT pg_terminate_backend({pid})"
     )
+
+
+def _refuse_others(chosen: Sequence[Migration], agreed: Collection[str] | None) -> None:
+    """Another runner may have been at work between a look and the lock."""
+    if agreed is not None and (others := [m.version for m in chosen if m.version not in agreed]):
+        raise StalePlanError(
+            f"another runner was at work, and {', '.join(others)} would come next now; nothing was done",
+            "Look again: holdfast migrate status",
+        )
 
 
 def _refuse_idle_decisions(

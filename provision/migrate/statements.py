@@ -62,6 +62,10 @@ class Places:
         line = bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1
 
+    def offset(self, line: int, column: int) -> int:
+        """The offset of a line and a column."""
+        return self._starts[line - 1] + column - 1
+
 
 def split(text: str, *, transactional: bool) -> tuple[tuple[Statement, ...], tuple[Fault, ...]]:
     """Cut a script into statements; a semicolon in a literal, a comment, brackets or a BEGIN ATOMIC body cuts nothing.

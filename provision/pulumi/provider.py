@@ -300,7 +300,7 @@ class Provider:
             return call()
         except ConsentError as error:
             ways = self._how_to_allow(*error.consents)
-            raise ConsentRefused(f"{len(error.consents)} consents are missing; nothing was changed", ways) from error
+            raise ConsentRefused(ConsentError.told(error.consents), ways) from error
         except LockHeld as error:
             if self.engine and f"pulumi {self.engine} " in str(error):
                 raise OperationError(

@@ -36,7 +36,9 @@ def judge(
         known = ", ".join(name for system, name in workspace.targets if system == "pg")
         raise InputError(f"{env} has no Postgres target {target}", f"It has: {known or 'none'}.")
     own = [record for record in workspace.plane if record.address[:2] == ("pg", target)]
-    return lint(migrations, Plane(own, name=workspace.name, env=env), chosen)
+    facts = workspace.facts.get(("pg", target))
+    version = facts.version if facts is not None else ()
+    return lint(migrations, Plane(own, name=workspace.name, env=env), chosen, version)
 
 
 def line(mark: Mark) -> str:

@@ -26,7 +26,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the caller asks for. ``archive`` is the folder for archives, where one was named."""
+    """What the caller asks for. ``archive`` is the folder for archives, where one was named.
+
+    ``server_clock`` stands for the server's clock, which is asked otherwise.
+    """
 
     clock: datetime
     only: tuple[str, ...] = ()
@@ -34,6 +37,7 @@ class Wish:
     archive: Path | None = None
     dry: bool = False
     patience: Patience = field(default_factory=Patience)
+    server_clock: datetime | None = None
 
 
 def maintain(
@@ -114,7 +118,8 @@ def _keepers(
         for address in found.absent:
             report.notes.append(f"{address} does not exist as declared; holdfast apply creates it")
         orders = Orders(
-            wish.clock, wish.allowed, _folder(plane, name, wish.archive), wish.dry, wish.patience, progress
+            wish.clock, wish.allowed, _folder(plane, name, wish.archive), wish.dry, wish.patience, progress,
+            wish.server_clock,
         )  # fmt: skip
         yield Keeper(connection, name, found, orders, report)
 

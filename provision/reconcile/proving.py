@@ -3,7 +3,7 @@ back leads back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,23 @@ from provision.plan.plan import Drift, Plan
 from provision.reconcile.rehearsing import Rehearsal, on_scratch, rehearsal
 from provision.reconcile.workspace import Workspace
 from provision.spec.errors import HoldfastError
+from provision.spec.ident import Address
 
 Note = Callable[[str], None]
+#: The code that a way back allows when it carries the rows itself into what it makes anew.
+_ROWS = "HF0856"
 
 
 class WayBack(NamedTuple):
-    """A migration whose way back does not lead back. ``after`` is "down" or "up again", ``live`` what was found."""
+    """A migration whose way back does not lead back. ``after`` is "down" or "up again".
+
+    ``lost`` are addresses of tables and columns that the way there left alone, and the way back dropped and made anew.
+    """
 
     migration: Migration
     after: str
     differences: tuple[Drift, ...]
+    lost: tuple[str, ...] = ()
 
 
 class Proof(NamedTuple):
@@ -74,19 +81,29 @@ def prove(
         seen = found.look()
         try:
             for migration in migrations:
+                held = found.identities()
                 before, seen = seen, _up(runner, found, migration)
                 if migration.down is None:
                     continue
                 tried += 1
-                if lost := changed(before, _down(runner, found)):
-                    astray.append(WayBack(migration, "down", lost))
+                kept = set(found.identities().values())
+                differences = changed(before, _down(runner, found))
+                lost = () if _ROWS in migration.down.allowed else _lost(held, kept, found.identities())
+                if differences or lost:
+                    astray.append(WayBack(migration, "down", differences, lost))
                 first, seen = seen, _up(runner, found, migration)
-                if lost := changed(first, seen):
-                    astray.append(WayBack(migration, "up again", lost))
+                if differences := changed(first, seen):
+                    astray.append(WayBack(migration, "up again", differences))
         except _Failed as failed:
             return Proof(len(migrations), tried, None, tuple(astray), failed.error)
         plan = found.missing(seen)
     return Proof(len(migrations), tried, plan, tuple(astray))
+
+
+def _lost(held: Mapping[Address, str], kept: Collection[str], now: Mapping[Address, str]) -> tuple[str, ...]:
+    """What was there before, outlived the way there, and is another one now. A table says it for its columns."""
+    lost = [a for a, identity in held.items() if identity in kept and a in now and now[a] != identity]
+    return tuple(str(a) for a in lost if a.kind == "table" or not any(a.within(b) for b in lost if b.kind == "table"))
 
 
 def _up(runner: Runner, found: Rehearsal, migration: Migration) -> Seen:

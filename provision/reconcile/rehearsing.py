@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from provision import registry
-from provision.migrate import comparing
+from provision.migrate import comparing, members
 from provision.migrate.comparing import Sides
 from provision.plan.assemble import Seen, assemble
 from provision.plan.plan import Plan
@@ -37,6 +37,15 @@ Note = Callable[[str], None]
 HISTORY = "migrations"
 _LATEST = 18
 _AGAIN = re.compile(r"\b[Rr]un (it )?again: holdfast migrate (up|down)( --\w+ \S+)?")
+
+#: Every table and column, with the numbers that neither a rename nor a change gives anew.
+_HOLDERS = """
+    SELECT n.nspname, c.relname, a.attname, concat_ws('.', c.oid, a.attnum)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN LATERAL (SELECT NULL::name AS attname, NULL::int2 AS attnum
+                          UNION ALL SELECT attname, attnum FROM pg_attribute
+                                     WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a ON true
+     WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"""
 
 
 def history_of(target: str) -> Address:
@@ -67,7 +76,10 @@ class Rehearsal(NamedTuple):
 
     def look(self) -> Seen:
         """What the database holds now."""
-        snapshot = Observer(self.connection, self.target).read(registry.postgres_queries())
+        snapshot = Observer(self.connection, self.target).read((*registry.postgres_queries(), members.QUERY))
+        own = {members.FACT: members.portraits(snapshot.catalog)}
+        facts = snapshot.facts._replace(options={**snapshot.facts.options, **own})
+        snapshot = snapshot._replace(facts=facts)
         return World(self.plane.name, self.plane.env, {self.target: snapshot}, {}, dict, lambda: None).seen
 
     def sides(self, seen: Seen) -> Sides:
@@ -91,8 +103,19 @@ class Rehearsal(NamedTuple):
             raise translate(refusal, step="scratch database", role=self.connection.info.user) from refusal
 
     def back(self, before: Seen, after: Seen) -> Plan:
-        """The plan from one look to an earlier one."""
-        return comparing.back(before, after, self.given, registry.kinds(), self.clock)
+        """The plan from one look to an earlier one, between which the specs' renames were done."""
+        names = comparing.renames(self.sides(before), registry.kinds())
+        return comparing.back(before, after, self.given, registry.kinds(), self.clock, names)
+
+    def identities(self) -> dict[Address, str]:
+        """What holds rows: each table and column, and what the server calls it as long as it lives."""
+        (output,) = wire.run(self.connection, f"COPY ({_HOLDERS}) TO STDOUT")
+        found: dict[Address, str] = {}
+        for schema, table, column, identity in parse_copy(output):
+            address = Address.root("pg", self.target, "schema", str(schema), bare=True)
+            address = address.child("table", str(table), bare=True)
+            found[address if column is None else address.child("column", str(column))] = str(identity)
+        return found
 
 
 @contextmanager
@@ -102,15 +125,26 @@ def rehearsal(workspace: Workspace, target: str, *, cache: Path, clock: datetime
     Raises InputError for a target that the environment does not declare, ServerError without an embedded server of
     its major version.
     """
+    from provision.embedded.postgres import MAJORS
+    from provision.embedded.process import ServerError
+
     known = [name for system, name in workspace.facts if system == "pg"]
     if target not in known:
         raise InputError(f"{workspace.env} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}.")
     declared = workspace.facts["pg", target]
     major = declared.version[0] if declared.version else _LATEST
+    if major not in MAJORS:
+        there = " and ".join(map(str, MAJORS))
+        raise ServerError(
+            f"no embedded PostgreSQL {major} to rehearse in, which {target} declares; there are {there}",
+            "What --from-plan writes for another version may differ. To rehearse all the same, use an environment that"
+            f" declares version: {max(MAJORS)} for this target: holdfast --env NAME migrate verify.",
+        )
     wanted = comparing.of_database(workspace.plane, target)
     with canonical.embedded_scratch(cache)(major) as settings, connect(settings) as cluster:
         try:
             _sweep(cluster)
+            _refuse_extensions(cluster, wanted, target, major)
             _make_roles(cluster, workspace.plane, target)
             facts = Observer(cluster, target).read(()).facts
             with ScratchDatabases(settings, facts)() as session:
@@ -138,6 +172,20 @@ def _sweep(cluster: Connection) -> None:
         wire.send(cluster, [f"DROP DATABASE {quote_ident(name)} WITH (FORCE)"])
     for name in (quote_ident(str(row[0])) for row in parse_copy(roles)):
         wire.send(cluster, [f"DROP OWNED BY {name}", f"DROP ROLE {name}"])
+
+
+def _refuse_extensions(cluster: Connection, plane: Plane, target: str, major: int) -> None:
+    """Raise ServerError for declared extensions that the server was not built with."""
+    from provision.embedded.process import ServerError
+
+    (output,) = wire.run(cluster, "COPY (SELECT name FROM pg_available_extensions) TO STDOUT")
+    there = {row[0] for row in parse_copy(output)}
+    if lacking := [r.address.name for r in plane.of_kind("extension") if r.address.name not in there]:
+        raise ServerError(
+            f"the embedded PostgreSQL {major} has no extension {', '.join(lacking)}, which {target} declares",
+            f"It has: {', '.join(sorted(map(str, there)))}. Rehearse in an environment whose specs leave out what needs"
+            " it: holdfast --env NAME migrate verify; or run the files on a copy of the target: migrate up, then plan.",
+        )
 
 
 def _make_roles(cluster: Connection, plane: Plane, target: str) -> None:

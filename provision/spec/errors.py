@@ -28,9 +28,14 @@ class ConsentError(HoldfastError):
 
     def __init__(self, consents: tuple[str, ...]) -> None:
         listed = " ".join(f"--allow {c}" for c in consents)
-        message = f"{len(consents)} consents are missing; nothing was changed"
-        super().__init__(message, f"Read the plan, then add: {listed}")
+        super().__init__(self.told(consents), f"Read the plan, then add: {listed}")
         self.consents = consents
+
+    @staticmethod
+    def told(consents: tuple[str, ...]) -> str:
+        """What every front end says of it."""
+        number = "a consent is" if len(consents) == 1 else f"{len(consents)} consents are"
+        return f"{number} missing; nothing was changed"
 
 
 class StalePlanError(HoldfastError):

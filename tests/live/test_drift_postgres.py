@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from provision.cli import main
 from provision.embedded import postgres
 from provision.plan.consents import required
 from provision.spec.errors import ConsentError
@@ -381,3 +382,34 @@ def test_the_commands_name_drift_and_mend_it(pg_database: dict[str, Any], tmp_pa
         assert (told.returncode, "statistics" in told.stdout, "rule aside" in told.stdout) == (2, False, True)
         session.execute("DROP RULE aside ON app.kept")
     assert run("drift").returncode == 0
+
+
+@pytest.mark.parametrize("managed", ["declarative", "migrations"])
+def test_what_is_missing_is_counted_as_missing(
+    pg_database: dict[str, Any], tmp_path: Path, managed: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Also where apply makes nothing, and what nobody has made yet."""
+    bed = bed_of(tmp_path, pg_database)
+    schema: Json = {"managed": managed, "tables": {"kept": _ROWS}}
+    bed.declare({"schemas": {"app": schema}})
+    if managed == "declarative":
+        bed.mend()
+        with psycopg.connect(**pg_database, autocommit=True) as session:
+            session.execute("DROP SCHEMA app CASCADE")
+    made = bed.plan()
+    told = [d.object for d in made.drift if d.change == "missing"]
+    assert len(told) == len(made.drift) > 4
+    monkeypatch.setenv("HOLDFAST_CACHE", str(bed.cache))
+    arguments = ("--specs", str(bed.specs), "--env", "dev")
+    assert main.run(["drift", *arguments]) == 2
+    gone = len(told) + (managed == "migrations")  # there, nobody wrote the contract yet
+    assert capsys.readouterr().out.endswith(f"\n{len(told)} differences, {gone} objects missing.\n")
+    schema["tables"]["other"] = _ROWS
+    bed.declare({"schemas": {"app": schema}})
+    more = {s.object for s in bed.plan().steps if s.action == "create"} | {
+        d.object for d in bed.plan().drift if d.change == "missing"
+    }
+    assert "pg:main/app/other" in more
+    main.run(["drift", *arguments])
+    assert capsys.readouterr().out.endswith(f" differences, {len(more)} objects missing.\n")

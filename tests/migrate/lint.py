@@ -52,6 +52,14 @@ schemas:
   agents:
     tables:
       state: {columns: {id: {type: bigint, nullable: false}, note: {type: text}}, primary_key: [id]}
+      queue:
+        columns: {kind: {type: text, nullable: false}}
+        partitions: {by: list, key: [kind], values: {post: [post, mail]}}
+      log:
+        columns: {at: {type: timestamptz, nullable: false}}
+        partitions: {by: range, key: [at], every: 1 month, premake: 2}
+roles: {clerk: {}}
+extensions: {vector: {}}
 """
 
 

@@ -66,10 +66,11 @@ class Bed:
             return plane.plan(clock=clock)
 
     def maintain(self, clock: datetime = NOON, *allowed: str, **wish: Any) -> Report:
-        """One run; nothing may fail unless ``failing`` is given."""
+        """One run at a moment that the server's clock shows, too; nothing may fail unless ``failing`` is given."""
         failing = wish.pop("failing", False)
         wish.setdefault("patience", Patience(lock_timeout_ms=500))
         wish.setdefault("archive", self.root / "archive")
+        wish.setdefault("server_clock", clock)
         asked = maintaining.Wish(clock, allowed=allowed, **wish)
         report = maintaining.maintain(self.plain.specs, "dev", asked, cache=self.plain.cache)
         assert failing or not report.problems, report.problems

@@ -36,7 +36,8 @@ def test_from_new_to_up_to_down(bed: Bed) -> None:
     bed.run("migrate", "status", "--detailed-exitcode")
     assert "nothing to apply" in bed.run("migrate", "up").stderr
     assert "DROP SCHEMA app CASCADE;" in bed.run("migrate", "down", "--dry-run").stdout
-    ran = json.loads(bed.run("migrate", "down", "--format", "json").stdout)["ran"]
+    assert "--allow data_loss:1.0.0" in bed.run("migrate", "down", code=3).stderr
+    ran = json.loads(bed.run("migrate", "down", "--allow", "data_loss:1.0.0", "--format", "json").stdout)["ran"]
     assert [(r["version"], r["direction"]) for r in ran] == [("1.0.0", "down")]
     assert "rolled_back" in bed.run("migrate", "status", "--detailed-exitcode", code=2).stdout
 

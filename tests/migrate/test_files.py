@@ -244,6 +244,52 @@ def test_each_fault_of_what_a_file_allows_is_told(tmp_path: Path, line: str, tol
 
 
 @pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("-- Transaction: none", "4: HF0804 Transaction is not read as the directive transaction"),
+        ("-- TRANSACTION: none", "4: HF0804 TRANSACTION is not read as the directive transaction"),
+        ("-- Assert-Before x: SELECT true", "4: HF0804 Assert-Before is not read as the directive assert-before"),
+        ("-- Statement-Timeout: 1ms", "4: HF0804 Statement-Timeout is not read as the directive statement-timeout"),
+        ("-- Lock Timeout: 1ms", "4: HF0804 Lock Timeout is not read as the directive lock-timeout"),
+        ("  -- transaction: none", "6: HF0804 transaction is not read as the directive transaction"),
+        ("-- transaction:none", "4: HF0804 transaction is not read as the directive transaction"),
+        ("SELECT 0;\n-- assert-after x: SELECT true", None),
+        ("SELECT 0;\n-- transaction: none", None),
+    ],
+)
+@pytest.mark.req("C1.8")
+def test_a_directive_that_would_have_no_effect_is_told(tmp_path: Path, line: str, told: str | None) -> None:
+    write(tmp_path, "0001_do_it.up.sql", f"{line}\nSELECT 1;")
+    (found,) = faults(tmp_path)
+    if told is None:
+        key = line.partition("-- ")[2].partition(" ")[0].strip(":")
+        assert found == f"0001_do_it.up.sql:3:4: HF0804 {key} stands below a statement"
+    else:
+        assert found == f"0001_do_it.up.sql:2:{told}"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("0002_do_it.up.sql", b"\xef\xbb\xbf-- version: 1.2.0\nSELECT 1;", "1:1: HF0803 the file begins with a byte"),
+        ("0002_do_it.up.sql", b"-- version: 1.2.0\nSELECT \0;", "2:8: HF0803 the file holds a zero byte"),
+        ("0002_do_it.up.SQL", b"-- version: 1.2.0\nSELECT 1;", "1:1: HF0803 0002_do_it.up.SQL is no name"),
+        ("0002_do_it.up.sql", None, "1:1: HF0803 0002_do_it.up.sql is a folder"),
+    ],
+)
+@pytest.mark.req("C1.8")
+def test_a_file_that_is_none_is_told(tmp_path: Path, name: str, data: bytes | None, told: str) -> None:
+    write(tmp_path, "0001_begin_it.up.sql", "SELECT 1;")
+    if data is None:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(data)
+    (found,) = faults(tmp_path)
+    assert found.startswith(f"{name}:{told}")
+    assert [m.number for m in files.read(tmp_path)[0]] == [1]
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "-- allow nulls: there are some",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.migrate.small_shop import SECRET, Json, Shop, document
@@ -154,3 +156,41 @@ def test_what_is_changed_or_dropped_is_written_and_proves_itself(shop: Shop) -> 
     assert "-- ! data_loss: the rows of the DEFAULT partition visit_default are lost\nDROP TABLE shop.visit_def" in up
     assert "ALTER TABLE shop.visit ATTACH PARTITION shop.visit_default DEFAULT" in down
     author.proves(4, 4)
+
+
+@pytest.mark.req("C1.12", "C1.9")
+def test_the_way_back_of_a_rename_is_a_rename(shop: Shop) -> None:
+    author = Author(shop)
+    author.all["tables"]["goods"] = {**author.all["tables"].pop("item"), "renamed_from": "item"}
+    goods = author.all["tables"]["goods"]
+    goods["columns"]["label"] = {**goods["columns"].pop("name"), "renamed_from": "name"}
+    goods["columns"]["cost"] = {**goods["columns"].pop("price"), "renamed_from": "price"}
+    goods["indexes"] = {"item_price": {"columns": ["cost"]}}
+    goods["checks"] = {"is_labelled": "shop.is_name(label)"}
+    author.all["enums"]["stage"] = {"values": author.all["enums"].pop("state"), "renamed_from": "state"}
+    goods["columns"]["state"]["type"] = "shop.stage"
+    author.all["views"]["recent"] = {
+        "query": "SELECT id, label FROM shop.goods WHERE state = 'new'", "renamed_from": "fresh"}  # fmt: skip
+    del author.all["views"]["fresh"]
+    up, down = author.draft("rename_items")
+    assert "ALTER TABLE shop.item RENAME TO goods;" in up
+    assert "ALTER TABLE shop.goods RENAME TO item;" in down
+    for column in ("label TO name", "cost TO price"):
+        assert f"RENAME COLUMN {column};" in down
+    assert "ALTER TYPE shop.stage RENAME TO state;" in down
+    for word in ("data_loss", "DROP TABLE", "DROP COLUMN", "CREATE TABLE", "ADD COLUMN"):
+        assert word not in up + down
+    author.proves(2, 2)
+
+
+@pytest.mark.req("C1.12", "C1.9")
+def test_the_way_back_of_a_renamed_schema_is_a_rename(shop: Shop) -> None:
+    author = Author(shop)
+    author.specs = json.loads(json.dumps(author.specs).replace("shop.", "store."))
+    author.specs["schemas"]["store"] = {**author.specs["schemas"].pop("shop"), "renamed_from": "shop"}
+    up, down = author.draft("rename_shop")
+    assert "ALTER SCHEMA shop RENAME TO store;" in up
+    assert "ALTER SCHEMA store RENAME TO shop;" in down
+    assert "data_loss" not in up + down
+    proof = shop.prove()
+    assert (proof.holds, proof.reversed) == (True, 2)

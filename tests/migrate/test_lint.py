@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from provision.migrate.files import Migration, Script
 from provision.migrate.lint import RULES, lint
+from provision.migrate.lint.loss import losses
 from provision.migrate.statements import split
-from tests.migrate.lint import ABOUT_DOWN, judged, plane
+from tests.migrate.lint import ABOUT_DOWN, judged, migrations, plane
 
 NONE = "-- transaction: none\n"
 CHECKED = "-- assert-after ready: SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop.i'::regclass\n"
@@ -133,9 +134,9 @@ CASES = [
     (NONE + "INSERT INTO shop.maker VALUES (1)", ""),
     (NONE + "CALL shop.p()", "HF0825"),
     (NONE + "DO $$ BEGIN UPDATE shop.item SET stock = 1; COMMIT; END $$", "HF0825"),
-    (NONE + "DO $$ BEGIN UPDATE shop.item SET stock = 1; END $$", ""),
+    (NONE + "DO $$ BEGIN UPDATE shop.item SET stock = 1; END $$", "HF0859"),
     (NONE + "CREATE DATABASE other", "HF0825"),
-    (NONE + "DROP DATABASE IF EXISTS other", ""),
+    (NONE + "DROP DATABASE IF EXISTS other", "HF0856"),
     (NONE + "ALTER SYSTEM SET work_mem = '8MB'; REINDEX INDEX CONCURRENTLY shop.item_colour; VACUUM shop.item", ""),
     (NONE + "INSERT INTO shop.maker VALUES (1) ON CONFLICT DO NOTHING", ""),
     (NONE + "ALTER TABLE shop.item ADD a int", ""),
@@ -168,6 +169,35 @@ CASES = [
     ("CREATE VIEW shop.v AS SELECT id FROM agents.state", ""),
     ("CREATE TABLE other.a (id int PRIMARY KEY)", ""),
     ("CREATE EXTENSION IF NOT EXISTS pgcrypto", ""),
+    ("DO $$ BEGIN CREATE TABLE other.a (id int); ALTER TABLE other.a ADD PRIMARY KEY (id); END $$", ""),
+    ("DO $$ BEGIN CREATE TABLE other.a (id int); ALTER TABLE other.b ADD PRIMARY KEY (id); END $$", "HF0862"),
+    ("SELECT id INTO agents.a FROM agents.state", "HF0861"),
+    ("EXPLAIN ANALYZE CREATE TABLE agents.a AS SELECT 1 AS a", "HF0861 HF0862"),
+    ("EXPLAIN CREATE TABLE agents.a AS SELECT 1 AS a", ""),
+    ("DO $$ BEGIN ALTER TABLE agents.state ADD COLUMN a int; END $$", "HF0861"),
+    ("CREATE FOREIGN TABLE agents.a (id int) SERVER s", "HF0861"),
+    ("CREATE SCHEMA other CREATE TABLE agents.a (id int PRIMARY KEY)", "HF0861"),
+    ("CREATE SCHEMA other CREATE TABLE state (id int PRIMARY KEY)", ""),
+    ("ALTER TABLE other.a SET SCHEMA agents", "HF0861"),
+    ("ALTER TYPE other.a SET SCHEMA agents", "HF0861"),
+    ("ALTER FUNCTION other.a() SET SCHEMA agents", "HF0861"),
+    ("ALTER SCHEMA other RENAME TO agents", "HF0861"),
+    ("GRANT SELECT ON ALL TABLES IN SCHEMA agents TO staff", "HF0861"),
+    ("GRANT SELECT ON ALL TABLES IN SCHEMA shop TO staff", ""),
+    ("COMMENT ON CONSTRAINT c ON DOMAIN agents.d IS 'x'", "HF0861"),
+    ("CREATE EXTENSION hstore SCHEMA agents", "HF0861"),
+    ("ALTER EXTENSION hstore SET SCHEMA agents", "HF0861"),
+    ("CREATE CAST (agents.status AS int) WITH INOUT", "HF0861"),
+    ("CREATE CAST (shop.order_status AS int) WITH INOUT", ""),
+    ("CREATE PUBLICATION p FOR TABLE agents.state", ""),
+    ("ALTER ROLE clerk SUPERUSER", "HF0861"),
+    ("ALTER ROLE clerk SET search_path = shop", "HF0861"),
+    ("DROP ROLE clerk", "HF0861"),
+    ("DROP OWNED BY clerk", "HF0856 HF0861"),
+    ("REASSIGN OWNED BY clerk TO other", "HF0861"),
+    ("ALTER ROLE other SUPERUSER; CREATE ROLE another", ""),
+    ("DROP EXTENSION vector", "HF0861"),
+    ("ALTER DATABASE shop SET timezone = 'UTC'", ""),
     ("SELECT '\u00e4\u00f6' , x y z", "HF0820"),
 ]  # fmt: skip
 
@@ -218,7 +248,23 @@ BACK = [
     ("CREATE TABLE shop.a (id int PRIMARY KEY); DROP TABLE shop.a", "SELECT 1", True),
     ("CREATE TABLE shop.a (id int PRIMARY KEY)", "DO $$ BEGIN EXECUTE 'DROP TABLE shop.a'; END $$", True),
     ("CREATE SEQUENCE shop.q", "SELECT 1", False),
-]
+    ("CREATE INDEX i ON ONLY shop.sale (item); CREATE INDEX j ON shop.s1 (item); ALTER INDEX shop.i ATTACH PARTITION j",
+     "DROP INDEX shop.i", True),
+    ("CREATE INDEX i ON ONLY shop.sale (item); CREATE INDEX j ON shop.sale_1 (item)", "DROP INDEX shop.i", False),
+    ("CREATE UNIQUE INDEX n ON shop.item (label); ALTER TABLE shop.item ADD CONSTRAINT k UNIQUE USING INDEX n",
+     "ALTER TABLE shop.item DROP CONSTRAINT k", True),
+    ("CREATE UNIQUE INDEX n ON shop.item (label); ALTER TABLE shop.item ADD CONSTRAINT k UNIQUE USING INDEX n",
+     "DROP INDEX shop.n", False),
+    ("CREATE INDEX n ON shop.item (sku); DROP INDEX shop.item_colour; ALTER INDEX shop.n RENAME TO item_colour",
+     "SELECT 1", True),
+    ("CREATE INDEX i ON shop.item (colour); ALTER INDEX shop.i RENAME TO j", "DROP INDEX shop.j", True),
+    ("CREATE INDEX i ON shop.item (colour); ALTER INDEX shop.i RENAME TO j", "SELECT 1", False),
+    ("DO $$ BEGIN ALTER TYPE shop.e RENAME TO old; CREATE TYPE shop.e AS ENUM ('a'); DROP TYPE shop.old; END $$",
+     "SELECT 1", True),
+    ("DO $$ BEGIN CREATE TYPE shop.e AS ENUM ('a'); END $$", "SELECT 1", False),
+    ("CREATE TYPE shop.e AS ENUM ('a')", "DO $$ BEGIN DROP TYPE shop.e; END $$", True),
+    ("CREATE TYPE shop.e AS ENUM ('a')", "DO $$ BEGIN DROP TYPE shop.f; END $$", False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("up", "down", "reverts"), BACK, ids=[f"{b[0]} / {b[1]}"[:80] for b in BACK])
@@ -243,6 +289,15 @@ def test_earlier_migrations_are_believed_more_than_the_specs(tmp_path: Path) -> 
     assert "character varying(60) becomes character varying(20)" in found[0].message
 
 
+@pytest.mark.parametrize(("version", "codes"), [((), ["HF0840"]), ((16, 4), ["HF0840"]), ((18,), []), ((18, 1), [])])
+def test_a_foreign_key_of_partitions_is_judged_by_the_servers_version(
+    version: tuple[int, ...], codes: list[str], tmp_path: Path
+) -> None:
+    text = "ALTER TABLE shop.sale ADD FOREIGN KEY (item) REFERENCES shop.item NOT VALID;"
+    found = lint(migrations(tmp_path / "m", text), plane(), None, version)
+    assert [d.code for d in found if d.code not in ABOUT_DOWN] == codes
+
+
 def _script(text: str, *, transactional: bool = True) -> Script:
     statements, _ = split(text, transactional=transactional)
     return Script("0001_do_it.up.sql", text, "", statements, transactional, 0, 0, (), ())
@@ -251,7 +306,7 @@ def _script(text: str, *, transactional: bool = True) -> Script:
 _WORDS = st.sampled_from(
     "ALTER TABLE ONLY shop.item shop.sale a ADD COLUMN DROP int text DEFAULT now() ( ) , ; ' \" $$ -- /* */ CREATE "
     "INDEX CONCURRENTLY ON ATTACH PARTITION OF FOR VALUES IN NOT NULL VALID CHECK SET TYPE USING 'x' 1 = CASCADE "
-    "SCHEMA agents UPDATE DELETE FROM WHERE SELECT RENAME TO VIEW AS POLICY ENUM VALUE \u00e4 \\ . * CONSTRAINT".split()
+    "SCHEMA agents UPDATE DELETE FROM WHERE SELECT DO BEGIN END RENAME TO VIEW AS ENUM \u00e4 \\ . * CONSTRAINT".split()
 )
 
 
@@ -260,6 +315,7 @@ _WORDS = st.sampled_from(
 def test_no_text_makes_lint_raise(text: str, transactional: bool) -> None:
     script = _script(text, transactional=transactional)
     migration = Migration(1, "do_it", "1.0.0", "schema", None, (), script, script._replace(file="0001_do_it.down.sql"))
+    losses(script)
     for diagnostic in lint((migration, migration), plane()):
         assert diagnostic.mark.line >= 1
         assert diagnostic.mark.column >= 1

@@ -49,7 +49,20 @@ CASES = [
     (COVERED + "INSERT INTO agents.state VALUES (1, 'x')", "HF0866"),
     (BOTH + "CREATE VIEW agents.v AS SELECT 1 AS a; INSERT INTO agents.state VALUES (1, 'x')", "HF0866"),
     # what apply does not make
-    (COVERED + "ALTER TABLE shop.item ADD COLUMN a int", "HF0868"),
+    (COVERED + "ALTER TABLE shop.item ADD COLUMN a int", ""),  # managed: migrations
+    (COVERED + "CREATE SCHEMA shop; CREATE TABLE shop.a (id int PRIMARY KEY)", ""),
+    (COVERED + "CREATE ROLE clerk", ""),
+    (COVERED + "CREATE ROLE other", "HF0868"),
+    (COVERED + "CREATE PUBLICATION p FOR TABLE agents.state", "HF0868"),
+    (COVERED + "ALTER DATABASE example SET timezone = 'UTC'", "HF0868"),
+    (COVERED + "DO $$ BEGIN CREATE ROLE other; END $$", "HF0868"),
+    (COVERED + "CREATE TABLE agents.x PARTITION OF agents.queue FOR VALUES IN ('parcel')", "HF0852 HF0868"),
+    (COVERED + "CREATE TABLE agents.x PARTITION OF agents.queue FOR VALUES IN ('mail', 'post')", "HF0852"),
+    (COVERED + "CREATE TABLE agents.x PARTITION OF agents.queue DEFAULT", "HF0852 HF0868"),
+    (COVERED + "CREATE TABLE agents.x PARTITION OF agents.log FOR VALUES FROM ('2027-01-01') TO ('2027-02-01')",
+     "HF0852"),
+    (COVERED + "CREATE TABLE agents.x (kind text NOT NULL, CHECK (kind = 'parcel'));"
+     "ALTER TABLE agents.queue ATTACH PARTITION agents.x FOR VALUES IN ('parcel')", "HF0868"),
     (COVERED + "CREATE TABLE other.a (id int PRIMARY KEY)", "HF0868"),
     (COVERED + "CREATE TABLE a (id int PRIMARY KEY)", "HF0868"),
     (COVERED + "CREATE SCHEMA other", "HF0868"),
@@ -57,7 +70,23 @@ CASES = [
     (COVERED + "CREATE TEMP TABLE a (id int)", ""),
     (COVERED + "ALTER SCHEMA other RENAME TO agents; ALTER TABLE shop.item SET SCHEMA agents", ""),
     (COVERED + "DROP VIEW other.v", ""),
-    (COVERED + "CREATE EXTENSION pgcrypto", ""),
+    (COVERED + "CREATE EXTENSION pgcrypto", "HF0868"),
+    (COVERED + "CREATE EXTENSION vector; COMMENT ON EXTENSION vector IS 'x'", ""),
+    # what nobody can read
+    (COVERED + "DO $$ BEGIN IF true THEN NULL; END IF; END $$", "HF0870"),
+    (COVERED + "DO $$ BEGIN PERFORM agents.fill(); END $$", "HF0870"),
+    (COVERED + "CALL agents.fill()", "HF0870"),
+    (COVERED + "SELECT agents.fill()", "HF0870"),
+    (COVERED + "SELECT setval('agents.s', 5)", "HF0870"),
+    (COVERED + "SELECT set_config('search_path', 'agents', true), pg_catalog.now()", ""),
+    (COVERED + "DO $$ BEGIN ALTER TABLE agents.state ADD COLUMN a int; END $$", ""),
+    (COVERED + "DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO clerk', current_database()); END $$", ""),
+    (BOTH + "DO $$ BEGIN IF true THEN NULL; END IF; END $$", ""),
+    ("CALL agents.fill()", ""),
+    # in a block
+    (COVERED + "DO $$ BEGIN UPDATE agents.state SET note = 'x' WHERE id = 1; END $$", "HF0866"),
+    (BOTH + "DO $$ BEGIN DROP VIEW agents.v; UPDATE agents.state SET note = 'x' WHERE id = 1; END $$", "HF0866"),
+    (BOTH + "DO $$ BEGIN INSERT INTO agents.state VALUES (1, 'x'); END $$", "HF0867"),
     # what a file allows
     ("-- allow HF0846: it is small\n" + INDEX, ""),
     ("-- allow HF0846: it is small\n" + INDEX + INDEX.replace("item_label", "two"), ""),
@@ -106,3 +135,29 @@ def test_the_way_back_of_a_covered_file_is_free(tmp_path: Path) -> None:
 def test_without_specs_nobody_knows_what_is_declared(tmp_path: Path) -> None:
     found = judged(tmp_path, COVERED + "CREATE TABLE shop.a (id int PRIMARY KEY)")
     assert {d.code for d in found} <= ABOUT_DOWN
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ("CREATE TABLE agents.x PARTITION OF agents.queue DEFAULT", "DROP TABLE agents.x"),
+        (
+            "CREATE TABLE agents.x PARTITION OF agents.queue DEFAULT",
+            "ALTER TABLE agents.queue DETACH PARTITION agents.x",
+        ),
+        ("CREATE TABLE agents.x PARTITION OF agents.queue DEFAULT", "DO $$ BEGIN DROP TABLE agents.x; END $$"),
+        ("CREATE SCHEMA other; CREATE VIEW other.v AS SELECT 1 AS a", "DROP SCHEMA other CASCADE"),
+        ("CREATE VIEW other.v AS SELECT 1 AS a", "DROP VIEW other.v"),
+        ("CREATE SCHEMA other", "ALTER SCHEMA other RENAME TO agents"),
+        ("CREATE ROLE other", "DROP ROLE other"),
+        ("CREATE EXTENSION pgcrypto", "DROP EXTENSION pgcrypto"),
+    ],
+)
+def test_what_a_later_file_takes_away_needs_no_spec(first: str, later: str, tmp_path: Path) -> None:
+    """Specs say where the files end; what an old file made on the way is no fault of it."""
+    text = f"{COVERED}{first};\n-- 0002_end_it.up.sql\n"
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    found = judged(tmp_path / "with", f"{text}{COVERED}{later};", plane())
+    assert "HF0868" not in {d.code for d in found}
+    assert "HF0868" in {d.code for d in judged(tmp_path / "without", f"{text}SELECT 1;", plane())}

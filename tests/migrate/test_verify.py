@@ -15,7 +15,7 @@ import pytest
 from provision.plan.plan import Drift
 from provision.reconcile import canonical
 from provision.reconcile.proving import Proof
-from tests.migrate.small_shop import NOWHERE, ROOT, Shop
+from tests.migrate.small_shop import NOWHERE, ROOT, Shop, document
 
 UP = "0001_create_shop.up.sql"
 COVERED = "-- covered-by: specs\n"
@@ -87,6 +87,7 @@ def test_each_edit_shows_and_nothing_else(shop: Shop) -> None:
         "shop/item/column/price missing", "shop/item/index/item_price missing", "shop/item/column/name default",
         "shop/visit/column/item type", "shop/item/grant/staff missing", "shop/extra undeclared",
         "shop/extra/column/id undeclared", "shop/order/partitions/set members",
+        "shop/order/partitions/set/member/order_mail undeclared",
     }  # fmt: skip
     assert (proof.holds, proof.reversed, proof.ways_back, proof.failure) == (False, 0, (), None)
 
@@ -108,6 +109,24 @@ def test_ways_back_that_leave_something_or_lose_something_are_told(shop: Shop) -
     ]
     assert differences(proof) == {"shop/item/index/item_name undeclared", "shop/item/column/rank undeclared"}
     assert not proof.holds
+
+
+@pytest.mark.req("C1.9")
+def test_a_way_back_that_drops_what_holds_rows_and_makes_it_anew_is_told(shop: Shop) -> None:
+    shop.add("0002_rename_price.up.sql", "ALTER TABLE shop.item RENAME COLUMN price TO cost;")
+    back = "ALTER TABLE shop.item DROP COLUMN cost;\nALTER TABLE shop.item ADD COLUMN price integer;"
+    shop.add("0002_rename_price.down.sql", f"{back}\nCREATE INDEX item_price ON shop.item (price);")
+    shop.add("0003_rename_back.up.sql", "ALTER TABLE shop.item RENAME COLUMN cost TO price;")
+    shop.add("0003_rename_back.down.sql", "ALTER TABLE shop.item RENAME COLUMN price TO cost;")
+    told = shop.run("migrate", "verify", code=1).stdout
+    assert told == (
+        "migrations/0002_rename_price.down.sql: down drops what held rows and makes it anew, empty:\n"
+        "  ~ pg:main/shop/item/column/price\n"
+        "  Rename or change it instead; if the file carries the rows: -- allow HF0856: REASON\n"
+    )
+    text = shop.files()["0002_rename_price.down.sql"]
+    shop.add("0002_rename_price.down.sql", text.partition("\n")[2], header="-- allow HF0856: nobody has prices\n")
+    shop.run("migrate", "verify")
 
 
 def test_a_way_back_that_leaves_what_the_next_up_trips_over_is_told_with_the_error(shop: Shop) -> None:
@@ -141,9 +160,21 @@ def test_a_file_that_the_server_refuses_is_told_with_its_place(shop: Shop, name:
 
 def test_what_cannot_be_verified_says_why(shop: Shop) -> None:
     shop.place({"main": {**NOWHERE, "version": 17}})
-    assert "no embedded PostgreSQL 17" in shop.run("migrate", "verify", code=1).stderr
-    told = shop.run("migrate", "verify", "--target", "other", "--dir", "migrations", code=1).stderr
-    assert "dev has no Postgres target other" in told
+    told = shop.run("migrate", "verify", code=1).stderr
+    assert "no embedded PostgreSQL 17 to rehearse in, which main declares; there are 16 and 18" in told
+    assert "version: 18" in told
+    shop.place({"main": NOWHERE})
+    for more in ([], ["--dir", "migrations"]):
+        told = shop.run("migrate", "verify", "--target", "other", *more, code=1).stderr
+        assert "dev has no Postgres target other" in told
+    assert "no such folder: nope" in shop.run("migrate", "verify", "--dir", "nope", code=1).stderr
+    specs = document()
+    specs["extensions"] = {"postgis": {}}
+    shop.declare(specs)
+    for command in (("verify",), ("new", "add_maps", "--from-plan")):
+        told = shop.run("migrate", *command, code=1).stderr
+        assert "the embedded PostgreSQL 18 has no extension postgis, which main declares" in told
+    shop.declare(document())
     shop.add("0003_add_rank.up.sql", "SELECT 1;")
     assert "HF0805 0003_add_rank.up.sql follows 0001: 0002 is missing" in shop.run("migrate", "verify", code=1).stderr
     shop.write({})

@@ -248,7 +248,7 @@ def test_half_made_is_told_with_what_is_there(served: Served) -> None:
         (InputError("Really?", "Do c."), "Really? Do c."),
         (
             ConsentError(("data_loss:pg:main/a/b",)),
-            "1 consents are missing; nothing was changed. Read the plan, then add: --allow data_loss:pg:main/a/b",
+            "a consent is missing; nothing was changed. Read the plan, then add: --allow data_loss:pg:main/a/b",
         ),
     ],
 )

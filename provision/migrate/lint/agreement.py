@@ -9,92 +9,13 @@ from provision.migrate.lint.catalog import Catalog, kind_of, name_of_constraint
 from provision.migrate.lint.parsing import Name, Parsed, Tree
 from provision.migrate.lint.rule import Finding, rule
 from provision.migrate.lint.scene import File, Step, shown
+from provision.migrate.lint.touching import outside_schemas, placed, touched
+
+__all__ = ["RULES", "Thing", "made_by", "taken_by", "touched"]
 
 #: A thing that a statement makes or takes away: its sort, and its full name.
 Thing = tuple[str, tuple[str, ...]]
 _TYPES = ("CreateEnumStmt", "CreateDomainStmt", "CompositeTypeStmt", "CreateRangeStmt")
-#: Statements that are no DDL, or DDL on things that no schema holds.
-_CARRIES_DATA = frozenset(
-    "InsertStmt UpdateStmt DeleteStmt MergeStmt SelectStmt CopyStmt TruncateStmt RefreshMatViewStmt VacuumStmt "
-    "VariableSetStmt VariableShowStmt DoStmt CallStmt ExplainStmt LockStmt ReindexStmt ClusterStmt NotifyStmt "
-    "CheckPointStmt TransactionStmt PrepareStmt ExecuteStmt DeallocateStmt DeclareCursorStmt FetchStmt "
-    "ClosePortalStmt ConstraintsSetStmt".split()
-)
-_RELATIONS = (
-    "OBJECT_TABLE",
-    "OBJECT_VIEW",
-    "OBJECT_MATVIEW",
-    "OBJECT_SEQUENCE",
-    "OBJECT_INDEX",
-    "OBJECT_FOREIGN_TABLE",
-)
-_INSIDE = ("OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE", "OBJECT_COLUMN", "OBJECT_TABCONSTRAINT")
-
-
-def touched(parsed: Parsed, catalog: Catalog) -> Iterator[Name]:
-    """The relations, types and routines that a DDL statement makes, changes or drops; a schema is (name, "")."""
-    tree = parsed.tree
-    if not tree or parsed.kind in _CARRIES_DATA:
-        return
-    for key in ("relation", "view", "table", "sequence", "typevar"):
-        if isinstance(tree.get(key), dict):
-            yield _placed(parsing.name_of(tree[key]), catalog)
-    into = tree.get("into")
-    if isinstance(into, dict):
-        yield _placed(parsing.name_of(into.get("rel")), catalog)
-    for key in ("type_name", "typeName", "domainname", "funcname", "defnames"):
-        if key == "funcname" and parsed.kind != "CreateFunctionStmt":
-            continue  # a trigger's function is used, not changed
-        if isinstance(tree.get(key), list):
-            yield _placed(parsing.dotted(tree[key]), catalog)
-    if "schemaname" in tree and parsed.kind == "CreateSchemaStmt":
-        yield str(tree["schemaname"]), ""
-    if "local_schema" in tree:
-        yield str(tree["local_schema"]), ""
-    if parsed.kind == "AlterDefaultPrivilegesStmt":
-        for option in tree.get("options", ()):
-            for schema in parsing.strings(option.get("arg", {}).get("items", ())):
-                yield schema, ""
-    for parent in tree.get("inh_relations", ()):
-        yield _placed(parsing.name_of(parent), catalog)
-    if parsed.kind == "AlterTableStmt":
-        for command in tree.get("cmds", ()):
-            partition = command.get("def")
-            if isinstance(partition, dict) and partition.get("node") == "PartitionCmd":
-                yield _placed(parsing.name_of(partition.get("name")), catalog)
-    yield from _of_objects(parsed, catalog)
-
-
-def _of_objects(parsed: Parsed, catalog: Catalog) -> Iterator[Name]:
-    """What DROP, COMMENT, GRANT, OWNER TO, SET SCHEMA and CREATE STATISTICS name in their lists."""
-    tree = parsed.tree
-    sort = str(
-        tree.get("remove_type") or tree.get("objtype") or tree.get("object_type") or tree.get("rename_type") or ""
-    )
-    items = list(tree.get("objects", ())) if isinstance(tree.get("objects"), list) else []
-    items += [tree["object"]] if isinstance(tree.get("object"), dict) else []
-    items += [tree["func"]] if isinstance(tree.get("func"), dict) else []
-    for item in items:
-        if item.get("node") == "RangeVar":
-            yield _placed(parsing.name_of(item), catalog)
-        elif sort == "OBJECT_SCHEMA":
-            yield parsing.dotted(item)[1], ""
-        elif sort in ("OBJECT_EXTENSION", "OBJECT_ROLE", "OBJECT_DATABASE", "OBJECT_TABLESPACE", "OBJECT_LANGUAGE"):
-            continue
-        elif sort in _INSIDE:
-            parts = parsing.strings(item.get("items", ()))
-            yield _placed(("", *parts[:-1])[-2:] if len(parts) > 1 else ("", ""), catalog)  # type: ignore[arg-type]
-        else:
-            yield _placed(parsing.dotted(item), catalog)
-    if sort == "OBJECT_SCHEMA" and "subname" in tree:
-        yield str(tree["subname"]), ""
-    if parsed.kind == "CreateStatsStmt":
-        for relation in tree.get("relations", ()):
-            yield _placed(parsing.name_of(relation), catalog)
-
-
-def _placed(name: Name, catalog: Catalog) -> Name:
-    return name if name[0] else catalog.find(name)
 
 
 @rule("HF0861", "declared-object", "the specs own", severity="error")
@@ -103,7 +24,8 @@ def declared_object(step: Step) -> Iterator[Finding]:
 
     A schema has one owner of its DDL. Where it says `managed: declarative`, the specs do: `holdfast apply` makes every
     difference, and would undo what a migration did. Statements that only carry data are free, and so is all
-    DDL in schemas with `managed: migrations`, or of which the specs say nothing.
+    DDL in schemas with `managed: migrations`, or of which the specs say nothing. Roles and extensions that the specs
+    declare are theirs too; publications are not, because no spec declares one.
 
     A file that does by hand what the specs say too, for example in steps that lock less, has the line
     `-- covered-by: specs`: a plane that apply made does not need it, and `holdfast migrate verify` holds the sum of the
@@ -137,6 +59,23 @@ def declared_object(step: Step) -> Iterator[Finding]:
             )
             yield Finding(message, help)
             return
+    if (home := _home_of_extension(step.tree)) in step.catalog.declarative:
+        message = f"the specs own the schema {home}, and what an extension makes there they would not know"
+        yield Finding(message, "Put the extension into a schema of its own, or declare it in the specs.")
+        return
+    for sort, own in outside_schemas(step.parsed):
+        if own in step.catalog.declared.get(sort, ()):
+            help = "Change the specs and let apply make the difference."
+            yield Finding(f"the specs own the {sort} {own}", help)
+            return
+
+
+def _home_of_extension(tree: Tree) -> str:
+    """The schema that CREATE EXTENSION or ALTER EXTENSION … SET SCHEMA names; empty for none."""
+    if tree.get("node") == "AlterObjectSchemaStmt" and tree.get("object_type") == "OBJECT_EXTENSION":
+        return str(tree.get("newschema", ""))
+    options = tree.get("options", ()) if tree.get("node") == "CreateExtensionStmt" else ()
+    return next((str(o.get("arg", {}).get("sval", "")) for o in options if o.get("defname") == "schema"), "")
 
 
 @rule("HF0862", "table-without-primary-key", "a table without a primary key")
@@ -167,7 +106,7 @@ def table_without_primary_key(step: Step) -> Iterator[Finding]:
     elements = tree.get("table_elts", ())
     keyed = any(c.get("contype") == "CONSTR_PRIMARY" for c in parsing.nodes(elements, "Constraint"))
     copied = any(e.get("node") == "TableLikeClause" and e.get("options", 0) & _LIKE_INDEXES for e in elements)
-    name = _placed(parsing.name_of(relation), step.catalog)
+    name = placed(parsing.name_of(relation), step.catalog)
     if keyed or copied or relation.get("relpersistence") == "t" or _keyed_later(step, name):
         return
     yield Finding(f"a table without a primary key: {shown(name)}", "Declare PRIMARY KEY.")
@@ -178,20 +117,17 @@ _LIKE_INDEXES = 1 << 6
 
 
 def _keyed_later(step: Step, name: Name) -> bool:
-    for parsed in step.file.parsed[step.index + 1 :]:
-        if parsed.kind != "AlterTableStmt" or parsing.name_of(parsed.tree.get("relation"))[1] != name[1]:
-            continue
-        for command in parsed.tree.get("cmds", ()):
-            inner = parsing.nodes(command, "Constraint")
-            partition = command.get("subtype") == "AT_AttachPartition"
-            if partition or any(c.get("contype") == "CONSTR_PRIMARY" for c in inner):
+    """Whether the rest of the file, the block at hand included, gives a table its key or makes it a partition."""
+    for parsed in (inner for outer in step.file.parsed[step.index :] for inner in parsing.unfolded(outer)):
+        is_own = parsing.name_of(parsed.tree.get("relation"))[1] == name[1]
+        for command in parsed.tree.get("cmds", ()) if parsed.kind == "AlterTableStmt" else ():
+            attached = command.get("subtype") == "AT_AttachPartition"
+            if attached and (is_own or parsing.name_of(command.get("def", {}).get("name"))[1] == name[1]):
                 return True
-    return any(
-        parsing.name_of(c.get("def", {}).get("name"))[1] == name[1]
-        for p in step.file.parsed[step.index + 1 :]
-        for c in p.tree.get("cmds", ())
-        if c.get("subtype") == "AT_AttachPartition"
-    )
+            inner = parsing.nodes(command, "Constraint")
+            if is_own and any(c.get("contype") == "CONSTR_PRIMARY" for c in inner):
+                return True
+    return False
 
 
 @rule("HF0863", "down-missing", "no way back", scope="file")
@@ -324,29 +260,103 @@ def down_does_not_revert(file: File) -> Iterator[Finding]:
     down = file.migration.down
     if file.way != "up" or down is None:
         return
-    back = file.other
+    back = [p for outer in file.other for p in parsing.unfolded(outer)]
     if any(p.fault is not None or p.kind in ("DoStmt", "CallStmt", "RenameStmt") for p in back):
         return
     gone = {t for p in back for t in taken_by(p, file.catalog)}
-    cascaded = any(p.tree.get("behavior") == "DROP_CASCADE" for p in back)
-    dropped = {t for p in file.parsed for t in taken_by(p, file.catalog)}
-    for index, parsed in enumerate(file.parsed):
-        for thing in made_by(parsed, file.catalog):
-            if (
-                thing not in gone
-                and thing not in dropped
-                and not _named_in_block(thing, file.parsed[index + 1 :])
-                and not cascaded
-                and not _goes_along(thing, gone, parsed, file)
-            ):
-                sort, name = thing
-                message = f"after down and up again the {sort} {'.'.join(p for p in name if p)} is still there"
-                yield Finding(message, f"Drop it in {down.file.rsplit('/', 1)[-1]}.", index)
+    if any(p.tree.get("behavior") == "DROP_CASCADE" for p in back):
+        return
+    for thing, (index, parsed) in _left_by(file).items():
+        if (
+            thing not in gone
+            and not _named_in_block(thing, file.parsed[index + 1 :])
+            and not _goes_along(thing, gone, parsed, file)
+        ):
+            sort, name = thing
+            message = f"after down and up again the {sort} {'.'.join(p for p in name if p)} is still there"
+            yield Finding(message, f"Drop it in {down.file.rsplit('/', 1)[-1]}.", index)
+
+
+def _left_by(file: File) -> dict[Thing, tuple[int, Parsed]]:
+    """What the statements of a file make and leave, each with the statement that made it.
+
+    What comes in the place of something that was renamed away is not new. An index that a constraint takes over or
+    that is attached to another goes with that.
+    """
+    made: dict[Thing, tuple[int, Parsed]] = {}
+    replaced: set[Thing] = set()
+    for index, outer in enumerate(file.parsed):
+        for parsed in parsing.unfolded(outer):
+            for thing in taken_by(parsed, file.catalog):
+                if made.pop(thing, None) is None:
+                    replaced.add(thing)
+            for old, new in _renamed_by(parsed, file.catalog):
+                known = made.pop(old, None)
+                if known is None:
+                    replaced.add(old)
+                elif new not in replaced:
+                    made[new] = known
+            for thing in _absorbed_by(parsed, file.catalog):
+                made.pop(thing, None)
+            made.update({thing: (index, parsed) for thing in made_by(parsed, file.catalog) if thing not in replaced})
+    return made
+
+
+def _renamed_by(parsed: Parsed, catalog: Catalog) -> Iterator[tuple[Thing, Thing]]:
+    """The old and the new name of what a statement renames."""
+    tree = parsed.tree
+    sort, new = _DROPPED.get(str(tree.get("rename_type"))), str(tree.get("newname", ""))
+    if parsed.kind != "RenameStmt":
+        return
+    if sort in ("type", "routine"):
+        name = parsing.dotted(tree.get("object"))
+        yield (sort, name), (sort, (name[0], new))
+    elif sort is not None and "relation" in tree and sort not in ("trigger", "policy"):
+        name = catalog.find(parsing.name_of(tree["relation"]))
+        yield (sort, name), (sort, (name[0], new))
+    elif (inner := _INNER.get(str(tree.get("rename_type")))) is not None:
+        name = catalog.find(parsing.name_of(tree.get("relation")))
+        yield (inner, (*name, str(tree.get("subname", "")))), (inner, (*name, new))
+
+
+_INNER = {
+    "OBJECT_COLUMN": "column", "OBJECT_TABCONSTRAINT": "constraint", "OBJECT_TRIGGER": "trigger",
+    "OBJECT_POLICY": "policy",
+}  # fmt: skip
+
+
+def gone_by(parsed: Parsed, catalog: Catalog) -> Iterator[tuple[str, ...]]:
+    """The names of what a statement drops, detaches or renames: (schema, name), ("", schema), ("role", name) …"""
+    yield from (name for _, name in taken_by(parsed, catalog))
+    yield from (old[1] for old, _ in _renamed_by(parsed, catalog))
+    if parsed.kind in ("DropStmt", "DropRoleStmt", "DropdbStmt"):
+        yield from outside_schemas(parsed)
+    if parsed.kind == "RenameStmt" and parsed.tree.get("rename_type") == "OBJECT_SCHEMA":
+        yield "", str(parsed.tree.get("subname", ""))
+    for command in parsed.tree.get("cmds", ()) if parsed.kind == "AlterTableStmt" else ():
+        if command.get("subtype") == "AT_DetachPartition":
+            yield placed(parsing.name_of(command.get("def", {}).get("name")), catalog)
+
+
+def _absorbed_by(parsed: Parsed, catalog: Catalog) -> Iterator[Thing]:
+    """The indexes that become a constraint's, or a part of another index."""
+    if parsed.kind != "AlterTableStmt":
+        return
+    name = catalog.find(parsing.name_of(parsed.tree.get("relation")))
+    for command in parsed.tree.get("cmds", ()):
+        definition = command.get("def", {})
+        if "indexname" in definition:
+            yield "index", (name[0], str(definition["indexname"]))
+        if parsed.tree.get("objtype") == "OBJECT_INDEX" and command.get("subtype") == "AT_AttachPartition":
+            part = parsing.name_of(definition.get("name"))
+            yield "index", (part[0] or name[0], part[1])
 
 
 def _named_in_block(thing: Thing, after: Sequence[Parsed]) -> bool:
-    """Whether a DO block speaks of an object: what it does with it, nobody reads."""
-    return any(thing[1][-1] in p.statement.text for p in after if p.kind == "DoStmt")
+    """Whether a DO block that is no plain list speaks of an object: what it does with it, nobody reads."""
+    return any(
+        thing[1][-1] in p.statement.text for p in after if p.kind == "DoStmt" and parsing.statements_of_do(p) is None
+    )
 
 
 def _goes_along(thing: Thing, gone: set[Thing], parsed: Parsed, file: File) -> bool:
@@ -391,6 +401,48 @@ def row_security_without_policy(step: Step) -> Iterator[Finding]:
             yield Finding(message, "Create the policies first, and enable row security last.", offset=command.offset)
 
 
+@rule("HF0871", "runners-own", "the runner needs", severity="error")
+def runners_own(step: Step) -> Iterator[Finding]:
+    """A file lets go of the runner's lock, or writes to its history.
+
+    The lock keeps a second runner away, and the tables of the schema `migrations` say what was applied. A file that
+    changes them makes the next run do work twice or leave it out.
+
+    Fix: leave it out. `holdfast migrate baseline` records files as applied; `pg_advisory_unlock(key)` lets go of one
+    lock. Privileges on the tables, their comments and indexes are yours.
+
+    Source: docs/design.md, Postgres.
+
+    Bad:
+
+        SELECT pg_advisory_unlock_all();
+
+    Good:
+
+        SELECT pg_advisory_unlock(7);
+    """
+    calls = [name.removeprefix("pg_catalog.") for name in parsing.called(step.tree)]
+    if _UNLOCKS in calls or (step.kind in ("DoStmt", "CallStmt") and _UNLOCKS in step.parsed.statement.text.lower()):
+        yield Finding(f"the runner needs its lock until the file is done: {_UNLOCKS}() lets go of it", "Leave it out.")
+    names: list[Name] = []
+    for tree in parsing.walk(step.tree):
+        kind = tree.get("node")
+        if kind in ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt") or (
+            kind == "CopyStmt" and "is_from" in tree
+        ):
+            names.append(placed(parsing.name_of(tree.get("relation")), step.catalog))
+    if step.kind == "TruncateStmt":
+        names += (placed(parsing.name_of(r), step.catalog) for r in step.tree.get("relations", ()))
+    elif step.kind in ("DropStmt", "RenameStmt", "AlterObjectSchemaStmt"):
+        names += touched(step.parsed, step.catalog)
+    if any(name[0] == _HISTORY for name in names):
+        help = "Leave it out; holdfast migrate baseline records files as applied."
+        yield Finding(f"the runner needs its history as it is, in the schema {_HISTORY}", help)
+
+
+_UNLOCKS = "pg_advisory_unlock_all"
+_HISTORY = "migrations"
 RULES = (
     declared_object, table_without_primary_key, down_missing, down_does_not_revert, row_security_without_policy,
+    runners_own,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from provision.migrate.lint.parsing import Name, Parsed, Tree
 from provision.postgres import types
 from provision.spec.fields import FieldError
 from provision.spec.ident import Address
-from provision.spec.record import Plane, Record
+from provision.spec.record import Plane, Record, Settings
 
 Constraint = Literal["check", "foreign_key", "primary_key", "unique", "exclude", "not_null"]
 _CONSTRAINTS: dict[str, Constraint] = {
@@ -74,6 +74,12 @@ class Catalog:
         #: Types that are no domains.
         self.types: frozenset[Name] = frozenset()
         self.declarative: frozenset[str] = frozenset()
+        #: What the specs declare outside of schemas, and the schemas, whoever manages them: sort -> names.
+        self.declared: dict[str, frozenset[str]] = {}
+        #: The declared partition sets by their table.
+        self.sets: dict[Name, Settings] = {}
+        #: The server's version; empty where nobody knows it.
+        self.version: tuple[int, ...] = ()
         #: Where names without a schema lead: the first schema of search_path, for the file at hand.
         self.home = PUBLIC
         if plane is not None:
@@ -87,6 +93,7 @@ class Catalog:
         twin.parents = dict(self.parents)
         twin.index_columns = dict(self.index_columns)
         twin.types, twin.declarative = self.types, self.declarative
+        twin.declared, twin.sets, twin.version = self.declared, self.sets, self.version
         return twin
 
     def find(self, name: Name) -> Name:
@@ -116,6 +123,10 @@ class Catalog:
         self.declarative = frozenset(
             r.address.name for r in plane.of_kind("schema") if r.settings.get("managed") == "declarative"
         )
+        self.declared = {
+            kind: frozenset(r.address.name for r in plane.of_kind(kind)) for kind in ("schema", "role", "extension")
+        }
+        self.sets = {r.address.names[:2]: r.settings for r in plane.of_kind("partitions")}  # type: ignore[misc]
         self.types = frozenset(_full(r.address) for r in plane.of_kind("enum", "type"))
         for record in plane.of_kind("domain"):
             limits = bool(record.settings.get("checks")) or not record.settings.get("nullable", True)

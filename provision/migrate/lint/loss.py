@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
+from provision.migrate.files import Migration, Script
 from provision.migrate.lint import parsing
 from provision.migrate.lint.agreement import made_by
-from provision.migrate.lint.parsing import Name
+from provision.migrate.lint.catalog import Catalog
+from provision.migrate.lint.parsing import Name, Parsed, hinted, parse, unfolded
 from provision.migrate.lint.rule import Finding, rule
-from provision.migrate.lint.scene import Step, shown
+from provision.migrate.lint.scene import File, Step, shown
+from provision.migrate.statements import Places
+from provision.spec.diagnostic import Mark
 
 _HOLDING_DATA = {
     "OBJECT_TABLE": "table",
@@ -21,10 +26,10 @@ _SAVED = "Make sure that nobody needs the data, or copy them first; a down file 
 
 @rule("HF0856", "drop-loses-data", "dropping")
 def drop_loses_data(step: Step) -> Iterator[Finding]:
-    """DROP TABLE, DROP COLUMN or DROP SCHEMA: the data are gone.
+    """DROP TABLE, DROP COLUMN, DROP SCHEMA and their kin: the data are gone.
 
-    No down file brings them back. In a down file the rule is silent about what the up file makes, and about what
-    another statement of the same file made.
+    An attribute of a type, a database and all that a role owns count too. No down file brings them back. In a down file
+    the rule is silent about what the up file makes, and about what another statement of the same file made.
 
     Fix: stop using it in one release, drop it in a later one; keep a copy where anybody could want the data.
 
@@ -42,11 +47,26 @@ def drop_loses_data(step: Step) -> Iterator[Finding]:
         if not _reverts(step, ("column", (*command.name, command.subject))):
             message = f"dropping {shown(command.name)}.{command.subject} loses what it holds"
             yield Finding(message, _SAVED, offset=command.offset)
+    yield from _drops_many(step)
     what = _HOLDING_DATA.get(str(step.tree.get("remove_type"))) if step.kind == "DropStmt" else None
     for item in step.tree.get("objects", ()) if what is not None else ():
         name = parsing.dotted(item) if what == "schema" else step.catalog.find(parsing.dotted(item))
         if name not in step.file.created and not _reverts(step, (what or "", name)):
             yield Finding(f"dropping the {what} {shown(name)} loses what it holds", _SAVED)
+
+
+def _drops_many(step: Step) -> Iterator[Finding]:
+    """DROP OWNED, DROP DATABASE and the attributes of a type."""
+    if step.kind == "DropOwnedStmt":
+        names = ", ".join(str(role.get("rolename", "its role")) for role in step.tree.get("roles", ()))
+        yield Finding(f"dropping all that {names} owns loses what it holds", _SAVED)
+    elif step.kind == "DropdbStmt":
+        yield Finding(f"dropping the database {step.tree.get('dbname', '')} loses what it holds", _SAVED)
+    elif step.kind == "AlterTableStmt" and step.tree.get("objtype") == "OBJECT_TYPE":
+        name = shown(parsing.name_of(step.tree.get("relation")))
+        for command in step.tree.get("cmds", ()):
+            if command.get("subtype") == "AT_DropColumn":
+                yield Finding(f"dropping {name}.{command.get('name', '')} loses what it holds", _SAVED)
 
 
 def _reverts(step: Step, thing: tuple[str, tuple[str, ...]]) -> bool:
@@ -100,8 +120,10 @@ def delete_without_where(step: Step) -> Iterator[Finding]:
 
         DELETE FROM shop.item WHERE discontinued_at IS NOT NULL;
     """
-    if _takes_all(step, "DeleteStmt", "using_clause"):
-        name = shown(parsing.name_of(step.tree.get("relation")))
+    for tree in parsing.nodes(step.tree, "DeleteStmt") if step.kind in _RUNS else ():
+        if not _takes_all(step, tree, "using_clause"):
+            continue
+        name = shown(parsing.name_of(tree.get("relation")))
         yield Finding(f"DELETE without WHERE removes every row of {name}", "Say which rows.")
 
 
@@ -125,18 +147,24 @@ def update_without_where(step: Step) -> Iterator[Finding]:
 
         UPDATE shop.item SET colour = 'red' WHERE colour IS NULL;
     """
-    if _takes_all(step, "UpdateStmt", "from_clause"):
-        name = shown(parsing.name_of(step.tree.get("relation")))
+    for tree in parsing.nodes(step.tree, "UpdateStmt") if step.kind in _RUNS else ():
+        if not _takes_all(step, tree, "from_clause"):
+            continue
+        name = shown(parsing.name_of(tree.get("relation")))
         help = "Say which rows need it, and change a large table in batches."
         yield Finding(f"UPDATE without WHERE writes every row of {name} in one transaction", help)
 
 
-def _takes_all(step: Step, kind: str, joined: str) -> bool:
-    if step.kind != kind or step.is_new(parsing.name_of(step.tree.get("relation"))):
+#: Statements that run what stands inside of them.
+_RUNS = ("DeleteStmt", "UpdateStmt", "InsertStmt", "MergeStmt", "SelectStmt", "CreateTableAsStmt", "CopyStmt")
+
+
+def _takes_all(step: Step, tree: parsing.Tree, joined: str) -> bool:
+    if step.is_new(parsing.name_of(tree.get("relation"))):
         return False
-    condition = step.tree.get("where_clause")
+    condition = tree.get("where_clause")
     always = condition is not None and bool(condition.get("boolval", {}).get("boolval"))
-    return always or (condition is None and joined not in step.tree)
+    return always or (condition is None and joined not in tree)
 
 
 @rule("HF0860", "cascade", "CASCADE")
@@ -172,6 +200,61 @@ def cascade(step: Step) -> Iterator[Finding]:
 def _label(item: parsing.Tree) -> str:
     name: Name = parsing.dotted(item)
     return shown(name)
+
+
+class Loss(NamedTuple):
+    """A statement that loses data: the code of the rule that says so; ``what`` is a sentence without full stop."""
+
+    code: str
+    mark: Mark
+    what: str
+
+
+def losses(script: Script, *, allowed: bool = False) -> list[Loss]:
+    """What the statements of a script take away, those of readable DO blocks among them, in the order of the file.
+
+    A code that the script allows is left out, unless ``allowed``. Other than lint, which knows that a way back takes
+    away what the way there made, this counts what it holds by then.
+    """
+    read = [parse(statement) for statement in script.statements]
+    parsed = tuple(inner for one in read for inner in (*hinted(one), *unfolded(one)))
+    catalog = Catalog()
+    file = File(Migration(0, "", "", "schema", None, (), script, None), script, "up", parsed, catalog)
+    found: list[Loss] = []
+    for index, one in enumerate(parsed):
+        step = Step(file, index, one, catalog)
+        told = [
+            Loss(judge.code, _mark(script, one, finding.offset), finding.message)
+            for judge in (drop_loses_data, truncate_loses_data, delete_without_where)
+            for finding in judge.find(step)
+            if not _is_empty_by_then(step)
+        ]
+        if not told and _may_take_columns(step):
+            told = [Loss(cascade.code, _mark(script, one, f.offset), f.message) for f in cascade.find(step)]
+        found += (loss for loss in told if allowed or loss.code not in script.allowed)
+        if not one.tree.get("if_not_exists"):  # else it may have been there
+            step.note(one)
+        catalog.apply(one)
+    return list(dict.fromkeys(found))
+
+
+def _is_empty_by_then(step: Step) -> bool:
+    """Whether the server itself refuses to drop what holds something."""
+    is_schema = step.kind == "DropStmt" and step.tree.get("remove_type") == "OBJECT_SCHEMA"
+    return is_schema and step.tree.get("behavior") != "DROP_CASCADE"
+
+
+def _may_take_columns(step: Step) -> bool:
+    """Whether columns can depend on what is dropped."""
+    return step.kind == "DropStmt" and step.tree.get("remove_type") not in (
+        "OBJECT_INDEX", "OBJECT_POLICY", "OBJECT_PUBLICATION", "OBJECT_RULE", "OBJECT_TRIGGER",
+    )  # fmt: skip
+
+
+def _mark(script: Script, parsed: Parsed, offset: int) -> Mark:
+    line, column = Places(parsed.statement.text)(offset)
+    start = parsed.statement
+    return Mark(script.file, start.line + line - 1, column if line > 1 else start.column + column - 1)
 
 
 RULES = (drop_loses_data, truncate_loses_data, delete_without_where, update_without_where, cascade)

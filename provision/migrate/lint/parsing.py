@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from provision.migrate.files import Statement
-from provision.postgres.lexer import scan
+from provision.migrate.statements import Places, split
+from provision.postgres.lexer import content, scan
 
 #: One node of the parser's tree: its fields by name, unset ones left out, and its kind under "node".
 Tree = dict[str, Any]
@@ -16,6 +19,14 @@ Name = tuple[str, str]
 _DEEPEST = 100
 #: The parser recurses; a chain of this many tokens that no comma breaks could exhaust a thread's stack.
 _LONGEST_CHAIN = 2000
+#: Parts of a dynamic statement that are looked at together.
+_MOST_PIECES = 8
+#: After these words and signs a statement begins.
+_OPENS = (";", "begin", "then", "else", "loop")
+#: What PL/pgSQL understands in its own way, or what the body of a block cannot hold as SQL.
+_NOT_SQL = frozenset(
+    "TransactionStmt ExecuteStmt PrepareStmt DeallocateStmt FetchStmt ClosePortalStmt DeclareCursorStmt DoStmt".split()
+)
 
 
 class Fault(NamedTuple):
@@ -68,6 +79,88 @@ def parse(statement: Statement) -> Parsed:
         return Parsed(statement, _plain(found[0].stmt) if found else {})
     except RecursionError:
         return Parsed(statement, {}, Fault(False, "the statement is nested too deeply", 0))
+
+
+def statements_of_do(parsed: Parsed) -> tuple[Statement, ...] | None:
+    """The statements of a DO block, placed in its file; none where the body is no plain list between BEGIN and END.
+
+    Variables, conditions, loops, handlers, dynamic SQL and other languages make it more than that.
+    """
+    options = {str(item.get("defname")): item.get("arg", {}).get("sval", "") for item in parsed.tree.get("args", ())}
+    if parsed.kind != "DoStmt" or options.get("language", "plpgsql") != "plpgsql" or "as" not in options:
+        return None
+    body = str(options["as"])
+    tokens = [(kind, body[start:end].lower(), start, end) for kind, start, end in scan(body)]
+    while tokens and tokens[-1][1] == ";":
+        tokens.pop()
+    edges = [word for _, word, _, _ in (*tokens[:1], *tokens[-1:])]
+    if len(tokens) < 2 or edges != ["begin", "end"] or (len(tokens) > 2 and tokens[-2][1] != ";"):
+        return None
+    start = tokens[0][3]
+    return _placed(parsed.statement, body, start, body[start : tokens[-1][2]])
+
+
+def unfolded(parsed: Parsed) -> tuple[Parsed, ...]:
+    """The statements that a readable DO block or an EXPLAIN ANALYZE runs; any other statement itself."""
+    if parsed.kind == "ExplainStmt" and option(parsed.tree.get("options", ()), "analyze"):
+        return (parsed._replace(tree=parsed.tree.get("query", {})),)
+    inner = statements_of_do(parsed)
+    return (parsed,) if inner is None else tuple(map(parse, inner))
+
+
+def hinted(parsed: Parsed) -> tuple[Parsed, ...]:
+    """What a DO block that is no plain list may alter, drop, empty or delete, as far as a look at its words shows.
+
+    Loops, branches and the text of dynamic SQL are looked at; the statements are placed where the block begins.
+    """
+    if parsed.kind != "DoStmt" or statements_of_do(parsed) is not None:
+        return ()
+    body = next((a.get("arg", {}).get("sval", "") for a in parsed.tree.get("args", ()) if a.get("defname") == "as"), "")
+    read = (parse(parsed.statement._replace(text=text)) for text in _destructive(str(body)))
+    return tuple(one for one in read if one.fault is None)
+
+
+def _destructive(text: str) -> Iterator[str]:
+    """The ends of a text that begin like a statement which takes something away; ``x`` stands for what is put in."""
+    before, tokens = ";", list(scan(text))
+    ends = [s for _, s, e in tokens if text[s:e] == ";"] + [len(text)]
+    for kind, start, end in tokens:
+        word = text[start:end].lower()
+        if kind == "string":
+            yield from _destructive(_filled(text[start:end]))
+        elif word == "execute":
+            stop = ends[bisect_right(ends, start)]
+            pieces = [_filled(text[s:e]) for k, s, e in tokens if k == "string" and start < s < stop]
+            for count in range(1, min(len(pieces), _MOST_PIECES) + 1):
+                yield from _destructive(" x ".join((*pieces[:count], "")))
+        elif word in ("alter", "delete", "drop", "truncate") and before in _OPENS:
+            yield text[start : ends[bisect_right(ends, start)]]
+        before = word
+
+
+def _filled(literal: str) -> str:
+    """A literal of dynamic SQL, with a name where ``format`` puts something in."""
+    return re.sub(r"%(?:\d+\$)?[IsL]", "x", content(literal)).strip()
+
+
+def _placed(block: Statement, body: str, start: int, inner: str) -> tuple[Statement, ...] | None:
+    """The statements of ``inner``, which stands at ``start`` of a block's body."""
+    literal = next((s for kind, s, e in scan(block.text) if kind == "string" and content(block.text[s:e]) == body), 0)
+    at = block.text.find(body, literal)
+    before = max(at, literal) + start
+    in_block, in_body = Places(block.text), Places(inner)
+    statements, _ = split(inner, transactional=True)
+    found = []
+    for one in statements:
+        if one.text.lower() == "null":
+            continue
+        read = parse(one)
+        if read.fault is not None or read.kind in _NOT_SQL:
+            return None
+        offset = before + in_body.offset(one.line, one.column) if at >= 0 else literal
+        line, column = in_block(offset)
+        found.append(Statement(one.text, block.line + line - 1, column if line > 1 else block.column + column - 1))
+    return tuple(found)
 
 
 def _characters(text: str, location: int) -> int:

@@ -34,6 +34,8 @@ class File:
     created: set[Name] = field(default_factory=set)
     #: The codes that rules found in it, those that it allows among them.
     told: set[str] = field(default_factory=set)
+    #: The names of what this file or a later one takes away, by ``agreement.gone_by``.
+    gone: frozenset[tuple[str, ...]] = frozenset()
     #: What the up file makes, once a rule has asked.
     made_up: frozenset[tuple[str, tuple[str, ...]]] | None = None
 

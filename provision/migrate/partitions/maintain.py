@@ -18,7 +18,8 @@ partition forbids it, then dropped, archived and dropped, or kept. The mark lets
 
 **Consent.** Rows that the retention of the run before would have kept are only retired with a consent. A server that
 was down for ten days retires ten days' partitions without one; a shorter ``retain`` does not. The first run of a set
-has no run before it.
+has no run before it. Nor is anything taken by a clock that is ahead of the server's (``--as-of``, or a host that is
+wrong) and would be kept by the server's: it waits for the same consent, empty or not, for writers need it today.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 #: Intervals emptied out of one DEFAULT partition, and turns of a set of numbers, in one run.
 _TURNS = 10_000
+#: How far a clock may be ahead of the server's before what it retires is looked at twice.
+_AHEAD = timedelta(minutes=1)
+_SERVER_CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
 #: The lock that partitions coming and going put on their parent.
 _PARENT = "parent"
 _COLUMNS = """
@@ -68,7 +73,10 @@ _PENDING = """
 
 @dataclass(slots=True)
 class Orders:
-    """What a run may do. ``archive`` is None where no folder is known; ``dry`` changes nothing."""
+    """What a run may do. ``archive`` is None where no folder is known; ``dry`` changes nothing.
+
+    ``server_clock`` stands for the server's; None asks the server.
+    """
 
     clock: datetime
     allowed: Collection[str] = ()
@@ -76,6 +84,7 @@ class Orders:
     dry: bool = False
     patience: Patience = field(default_factory=Patience)
     progress: Progress = lambda text: None
+    server_clock: datetime | None = None
 
 
 class Keeper:
@@ -218,6 +227,9 @@ class Keeper:
         found = due.expired(due.members(rolling.grid, rolling.members), limit)
         pending = self._pending(rolling, limit)
         held = self._held(rolling, found, former)
+        if early := self._early(rolling, [m for m in found if m not in held], pending):
+            held += [m for m in found if m in early and m not in held]
+            pending = [p for p in pending if p not in early]
         if self._lacks_folder(rolling, [*(m for m in found if m not in held), *pending]):
             return False
         for leftover in pending:
@@ -231,6 +243,42 @@ class Keeper:
             if self._done(action, lambda a=action: self._detach(rolling, a)) or self.orders.dry:  # type: ignore[misc]
                 self._finish(rolling, name, member.name, bound, rolling.settings["on_expiry"])
         return not held
+
+    @cached_property
+    def _reached(self) -> datetime:
+        """The latest moment that time has reached, by the run's clock and by the server's."""
+        server = self.orders.server_clock
+        if server is None:
+            server = datetime.fromtimestamp(float(self.runner.value(_SERVER_CLOCK) or 0), UTC)
+        return min(self.orders.clock, server + _AHEAD)
+
+    def _early(self, rolling: Rolling, found: list[Member], pending: list[Leftover]) -> Collection[Member | Leftover]:
+        """What only a clock ahead of the server's retires, reported with its rows; nothing where that is allowed."""
+        consent = f"data_loss:{rolling.address}"
+        if rolling.grid.counts or self._reached == self.orders.clock or consent in self.orders.allowed:
+            return []
+        limit = due.edge(rolling.settings, self._reached.astimezone(UTC))
+        early: list[Member | Leftover] = [m for m in found if limit is None or m.high > limit]
+        for leftover in pending:
+            was = rolling.grid.read(leftover.bound)
+            early += [leftover] if was is None or limit is None or was.high > limit else []
+        rows = 0
+        for each in early:
+            name = sql.qualified(each.schema, each.name) if isinstance(each, Leftover) else rolling.name(each.name)
+            action = self._action(rolling, rolling.settings["on_expiry"], each.name, rows=self._rows_of_table(name))
+            action.state, rows = "held", rows + (action.rows or 0)
+        if early:
+            self._ask(consent)
+            self.report.notes.append(
+                f"{rolling.address}: {self.report.as_of} is later than the server's clock"
+                f" ({self._reached - _AHEAD:%Y-%m-%dT%H:%M:%SZ}), by which {len(early)} partitions with {rows} rows"
+                " have not expired"
+            )
+        return early
+
+    def _ask(self, consent: str) -> None:
+        if consent not in self.report.consents:
+            self.report.consents.append(consent)
 
     def _held(self, rolling: Rolling, found: list[Member], former: str | None) -> list[Member]:
         """The expired members that wait for a consent, reported with their rows."""
@@ -246,7 +294,7 @@ class Keeper:
             action = self._action(rolling, rolling.settings["on_expiry"], member.name, rows=rows[member])
             action.state = "held"
         if held:
-            self.report.consents.append(consent)
+            self._ask(consent)
             was = f"it was {former}" if former is not None else "the first maintenance of this set"
             self.report.notes.append(
                 f"{rolling.address}: retain {rolling.settings['retain']} ({was}) takes {len(held)} partitions with"

@@ -188,7 +188,7 @@ def _update(before: Record, after: Record, context: Context) -> Iterator[Draft]:
     yield from comment_on(address, str(noun), old, new, fresh=False)
 
 
-def _leaf_owners(address: Address, old: str, new: str, context: Context) -> Iterator[Draft]:
+def _leaf_owners(address: Address, old: str | None, new: str, context: Context) -> Iterator[Draft]:
     """Partitions keep their owner when that of the table changes."""
     for leaf in leaf_names(context, address):
         yield Draft(
@@ -199,7 +199,7 @@ def _leaf_owners(address: Address, old: str, new: str, context: Context) -> Iter
             summary=f"give partition {leaf} to {new}",
             needs=role_refs(address.target, new),
             lock=ACCESS_EXCLUSIVE,
-            undo=Sql(f"ALTER TABLE {leaf} OWNER TO {sql.quote_ident(old)}"),
+            undo=Sql(f"ALTER TABLE {leaf} OWNER TO {sql.quote_ident(old)}") if old is not None else None,
         )
 
 

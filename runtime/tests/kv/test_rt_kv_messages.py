@@ -22,7 +22,6 @@ def test_keys_that_nats_takes(key: str) -> None:
     assert messages.check_key(key) == key
 
 
-@pytest.mark.req("SB-60")
 @pytest.mark.parametrize("key", ["agent:1", "", ".a", "a.", "a..b", "a b", "a.*", "a.>", "a\r\nb", "é", "a\n"])
 def test_keys_that_nats_does_not_take(key: str) -> None:
     with pytest.raises(CodecError, match="is no key"):

@@ -363,7 +363,6 @@ def test_consistency_tells_what_lags(environ: Mapping[str, str]) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.req("SB-60")
 def test_keys_and_values_that_cannot_be_kept_are_refused_before_anything_is_sent(environ: Mapping[str, str]) -> None:
     async def main() -> None:
         async with holdfast.connect(environ) as plane, plane.agent(uuid4()) as agent:

@@ -136,7 +136,6 @@ def test_a_value_that_holds_itself_is_an_error_of_ours() -> None:
         Codec().encode(value)
 
 
-@pytest.mark.req("SB-60")
 @given(some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=255))
 def test_every_key_becomes_one_that_nats_takes_and_comes_back(key: str) -> None:
     from holdfast.kv.messages import check_key

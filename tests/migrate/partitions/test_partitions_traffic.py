@@ -19,7 +19,7 @@ import pytest
 
 from provision.embedded import postgres
 from provision.migrate.partitions.report import Report
-from tests.migrate.partitions_bed import COLUMNS, NOON, Bed, debian, done
+from tests.migrate.partitions_bed import COLUMNS, CONSENT, NOON, Bed, debian, done
 from tests.migrate.traffic import Clock, Seen, Traffic
 
 RETAIN = timedelta(days=6)
@@ -200,7 +200,7 @@ def test_runs_that_are_killed_anywhere_leave_what_the_next_one_ends(
 def kill_during(bed: Bed, now: Any, seconds: float) -> bool:
     """Start a run and kill it after some time; whether it still ran."""
     arguments = ["--specs", str(bed.plain.specs), "--env", "dev", "partitions", "maintain", "--as-of", now.isoformat(),
-                 "--archive", str(bed.root / "archive")]  # fmt: skip
+                 "--archive", str(bed.root / "archive"), "--allow", CONSENT]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "provision.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
