@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from provision.migrate.comparing import changed
 from provision.migrate.files import Migration
+from provision.migrate.lint.loss import drop_loses_data
 from provision.migrate.runner import Runner
 from provision.plan.assemble import Seen
 from provision.plan.plan import Drift, Plan
@@ -20,7 +21,7 @@ from provision.spec.ident import Address
 
 Note = Callable[[str], None]
 #: The code that a way back allows when it carries the rows itself into what it makes anew.
-_ROWS = "HF0856"
+_ROWS = drop_loses_data.code
 
 
 class WayBack(NamedTuple):
