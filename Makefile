@@ -4,7 +4,7 @@
 
 ENV ?= dev
 SPECS ?= specs
-JOBS ?= 3
+JOBS ?= 2
 
 # The first Python of 3.11 or newer; set PYTHON to choose another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
