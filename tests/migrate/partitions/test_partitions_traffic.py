@@ -112,7 +112,8 @@ def judge(seen: Seen, held: list[float], *, default: bool, quantile: float) -> N
     """Hold what samples of pg_locks showed and what the sessions measured against what is allowed.
 
     A session tells how long it was until it was on after its commit. Where all wake up behind it and processors are
-    few that is longer than the lock was held, so ``quantile`` is asked of the samples, and 99 % of the sessions in soak only.
+    few that is longer than the lock was held, so ``quantile`` is asked of the samples, and 99 % of the sessions in soak
+    only.
     """
     least, most = (sorted(times) for times in (zip(*seen.holds, strict=True) if seen.holds else ((), ())))
     gaps = sorted(seen.gaps)
