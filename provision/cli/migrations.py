@@ -178,9 +178,10 @@ def _line(drift: Drift, live: str, declared: str) -> str:
         return f"{drift.object} is missing {live}" if live == "now" else f"{drift.object} is not made {live}"
     if drift.change == "undeclared":
         return f"{drift.object} is left over" if live == "now" else f"{drift.object} is made {live}, and not declared"
-    from provision.plan.render import value
+    from provision.plan.render import values
 
-    parts = (f"{n}: {value(v['live'])} {live}, {value(v['declared'])} {declared}" for n, v in drift.fields.items())
+    shown = ((name, *values(v["live"], v["declared"])) for name, v in drift.fields.items())
+    parts = (f"{name}: {one} {live}, {other} {declared}" for name, one, other in shown)
     return f"{drift.object} differs: {'; '.join(parts)}"
 
 

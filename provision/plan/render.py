@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from provision.plan.plan import Drift, Plan, Step
 from provision.spec.change import Hazard, Sql
@@ -13,6 +14,8 @@ SIGNS = {
 }  # fmt: skip
 #: How many adopted or undeclared objects are listed before the rest is counted.
 _LISTED = 20
+#: How much of a setting is shown.
+_SHOWN = 80
 
 
 def text(plan: Plan, consents: Iterable[str], *, verbose: bool = False) -> str:
@@ -81,14 +84,24 @@ def drift_line(drift: Drift) -> str:
     """One difference in one line: the object, what happened, live against declared."""
     if not drift.fields:
         return f"{drift.object} is {drift.change}"
-    parts = (f"{name}: {value(v['live'])} live, {value(v['declared'])} declared" for name, v in drift.fields.items())
+    shown = ((name, *values(v["live"], v["declared"])) for name, v in drift.fields.items())
+    parts = (f"{name}: {live} live, {declared} declared" for name, live, declared in shown)
     return f"{drift.object} is {drift.change}: {'; '.join(parts)}"
 
 
-def value(given: object) -> str:
-    """A setting in one short piece of JSON."""
-    shown = json.dumps(given, ensure_ascii=False)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+def values(one: object, other: object) -> tuple[str, str]:
+    """Two settings in short pieces of JSON, cut so that the place where they differ is shown."""
+    first, second = (json.dumps(given, ensure_ascii=False) for given in (one, other))
+    start = 0
+    if max(len(first), len(second)) > _SHOWN:
+        pairs = enumerate(zip_longest(first, second))
+        start = max(next((at for at, (a, b) in pairs if a != b), 0) - _SHOWN // 4, 0)
+    return _cut(first, start), _cut(second, start)
+
+
+def _cut(text: str, start: int) -> str:
+    rest = f"...{text[start:]}" if start else text
+    return rest if len(rest) <= _SHOWN else rest[: _SHOWN - 3] + "..."
 
 
 def _notes(step: Step) -> Iterator[str]:

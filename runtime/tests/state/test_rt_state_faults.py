@@ -342,7 +342,7 @@ def test_acknowledging_after_the_commit_is_what_keeps_writes_over_a_dead_databas
                 await asyncio.to_thread(small.kill, "postgres")
                 flusher = kind(plane.nc, plane.contract, home.bucket, home.journal, home.writer)
                 flusher.start()
-                await asyncio.sleep(1)
+                await asyncio.sleep(1 if holds else 4)
                 await flusher.stop(0.1)
             await asyncio.to_thread(small.start)
         async with holdfast.connect(small.environ) as plane:
