@@ -102,7 +102,7 @@ def up(
     with _runner(target, folder, wait=wait, application_version=application_version) as (plane, runner):
         found = _find(plane, target, runner, to)
         ahead = [(m, m.up) for m in runner.ahead(to, found.made)]
-        _judge(runner.migrations, ahead, target, refuses=not no_lint)
+        _judge(plane, runner.migrations, ahead, target, refuses=not no_lint)
         if dry_run:
             _show_ahead(ahead, form, found.made)
             _told_losses(ahead, allow)
@@ -128,9 +128,9 @@ def down(
     to: str | None, dry_run: bool, allow: tuple[str, ...], wait: str | None, done: tuple[str, ...],
     redo: tuple[str, ...], form: str, target: str, folder: Path | None,
 ) -> None:  # fmt: skip
-    with _runner(target, folder, wait=wait) as (_, runner):
+    with _runner(target, folder, wait=wait) as (plane, runner):
         back = [(m, m.down) for m in runner.back(to) if m.down is not None]
-        _judge(runner.migrations, back, target, refuses=False)
+        _judge(plane, runner.migrations, back, target, refuses=False)
         if dry_run:
             _show_ahead(back, form)
             _told_losses(back, allow)
@@ -171,9 +171,7 @@ def _runner(
         raise InputError(f"--wait is {error}", error.help) from None
     env = options().environment
     with reconcile.open_plane(options().specs, env, cache=options().cache, note=say) as plane:
-        known = plane.targets.names("pg")
-        if target not in known:
-            raise InputError(f"{env} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}.")
+        plane.workspace.refuse_unknown(target)
         connection = plane.targets.postgres(target)
         yield plane, Runner(
             connection, migrations, env, application_version=application_version, wait_s=wait_s, note=say
@@ -201,7 +199,7 @@ def _prepare(plane: OpenPlane, target: str, runner: Runner, made: Sequence[Migra
         say(f"recorded as applied, since the specs made them: {', '.join(m.version for m in found)}")
 
 
-def _judge(migrations: Sequence[Migration], chosen: Chosen, target: str, *, refuses: bool) -> None:
+def _judge(plane: OpenPlane, migrations: Sequence[Migration], chosen: Chosen, target: str, *, refuses: bool) -> None:
     """Tell what lint finds in the files to run. Raises InputError where one is sure to do harm, if it ``refuses``."""
     if not chosen:
         return
@@ -210,10 +208,10 @@ def _judge(migrations: Sequence[Migration], chosen: Chosen, target: str, *, refu
     from provision.reconcile import linting
     from provision.spec import render
 
-    given, pending = options(), {m.version for m, _ in chosen}
+    pending = {m.version for m, _ in chosen}
     scripts = (s for m, script in chosen for s in ((m.up, m.down) if script is m.up else (script,)))
     own = {script.file for script in scripts if script is not None}
-    found = linting.judge(given.specs, given.environment, migrations, target, cache=given.cache, chosen=pending)
+    found = linting.judge(plane.workspace, migrations, target, pending)
     found = tuple(d for d in found if d.mark.file in own)
     if found:
         say(render.text(found, linting.line, color=colored(sys.stderr)).rstrip("\n"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from provision.plan.plan import Drift
     from provision.reconcile.drafting import Drafted
     from provision.reconcile.proving import Proof
+    from provision.reconcile.workspace import Workspace
 
 _WORDS = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 DIR = click.option(
@@ -46,14 +47,14 @@ def init(target: str) -> None:
         raise InputError(f"{path} exists", "Nothing was written. One database of a plane has a history.")
     text = (files("provision.migrate") / "history.yaml").read_text()
     if target != "main":
-        _refuse_unknown(target)
+        _workspace(target)
         text = text.replace("\n  migrations:\n", f"\n  migrations:\n    target: {target}\n", 1)
     path.write_text(schema.header(schema.FILE, 1) + text)
     say(f"wrote {path}; next: holdfast apply, holdfast migrate new NAME")
 
 
-def _refuse_unknown(target: str, folder: Path | None = None) -> None:
-    """Raise InputError for a target that the environment lacks, or a folder that was named and is not there."""
+def _workspace(target: str, folder: Path | None = None) -> Workspace:
+    """The faultless specs. Raises InputError for an unknown target, or a folder that was named and is not there."""
     from provision.reconcile.workspace import Workspace
 
     if folder is not None and not folder.is_dir():
@@ -61,11 +62,8 @@ def _refuse_unknown(target: str, folder: Path | None = None) -> None:
     chosen = options()
     workspace = Workspace(chosen.specs, chosen.environment, chosen.cache)
     workspace.refuse_errors()
-    known = [name for system, name in workspace.targets if system == "pg"]
-    if target not in known:
-        raise InputError(
-            f"{chosen.environment} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}."
-        )
+    workspace.refuse_unknown(target)
+    return workspace
 
 
 @click.command("new", help="Start a migration: two files, numbered after the last.")
@@ -109,8 +107,8 @@ def new(
 def _lacking(found: Sequence[Migration], target: str) -> Drafted:
     from provision.reconcile import drafting
 
-    chosen, now = options(), datetime.now(UTC)
-    return drafting.lacking(chosen.specs, chosen.environment, found, target, clock=now, cache=chosen.cache, note=say)
+    now = datetime.now(UTC)
+    return drafting.lacking(_workspace(target), found, target, clock=now, cache=options().cache, note=say)
 
 
 @click.command("lint", help="Report what the statements of migrations lock, rewrite and lose; asks no server.")
@@ -120,10 +118,7 @@ def _lacking(found: Sequence[Migration], target: str) -> Drafted:
 def lint(form: str, target: str, folder: Path | None) -> int:
     from provision.reconcile import linting
 
-    _refuse_unknown(target, folder)
-    chosen = options()
-    found = linting.check(chosen.specs, chosen.environment, folder_of(folder, target), target, cache=chosen.cache)
-    return show_checked(found, form)
+    return show_checked(linting.check(_workspace(target, folder), folder_of(folder, target), target), form)
 
 
 @click.command("verify", help="Prove on a scratch server that the migrations add up to the specs, and each way back.")
@@ -133,14 +128,11 @@ def lint(form: str, target: str, folder: Path | None) -> int:
 def verify(form: str, target: str, folder: Path | None) -> int:
     from provision.reconcile import proving
 
-    _refuse_unknown(target, folder)
-    chosen, place = options(), folder_of(folder, target)
+    workspace, place = _workspace(target, folder), folder_of(folder, target)
     found = read_folder(place)
     if not found:
         raise InputError(f"no migrations in {place}", "Write the first: holdfast migrate new create_plane --from-plan")
-    proof = proving.prove(
-        chosen.specs, chosen.environment, found, target, clock=datetime.now(UTC), cache=chosen.cache, note=say
-    )
+    proof = proving.prove(workspace, found, target, clock=datetime.now(UTC), cache=options().cache, note=say)
     if form == "json":
         show_json(_as_json(proof))
     elif lines := _lines(proof):

@@ -32,7 +32,7 @@ class Drafted(NamedTuple):
 
 
 def lacking(
-    specs: Path, env: str, migrations: Sequence[Migration], target: str, *, clock: datetime, cache: Path,
+    workspace: Workspace, migrations: Sequence[Migration], target: str, *, clock: datetime, cache: Path,
     note: Note = lambda text: None,
 ) -> Drafted:  # fmt: skip
     """The plan from the sum of the migrations to the specs, and the one back; both found on a scratch server.
@@ -41,11 +41,9 @@ def lacking(
     specs or an unknown target, ServerError without an embedded server, and the error of a migration or a step that
     fails.
     """
-    workspace = Workspace(specs, env, cache)
-    workspace.refuse_errors()
     with rehearsal(workspace, target, cache=cache, clock=clock, note=note) as found:
         try:
-            Runner(found.connection, migrations, env).up()
+            Runner(found.connection, migrations, workspace.env).up()
         except HoldfastError as error:
             raise on_scratch(error, "verify") from error
         before = found.look()

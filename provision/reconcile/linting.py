@@ -8,37 +8,29 @@ from pathlib import Path
 from provision.migrate import files
 from provision.migrate.files import Migration
 from provision.migrate.lint import lint
+from provision.reconcile.canonical import part_of
 from provision.reconcile.checking import Checked
 from provision.reconcile.workspace import Workspace
 from provision.spec.diagnostic import Diagnostic, Mark
-from provision.spec.errors import InputError
-from provision.spec.record import Plane
 
 
-def check(specs: Path, env: str, folder: Path, target: str, *, cache: Path) -> Checked:
-    """Every fault and hazard of a folder of migrations. Raises InputError for specs that hold an error."""
+def check(workspace: Workspace, folder: Path, target: str) -> Checked:
+    """Every fault and hazard of a folder of migrations, given faultless specs. Raises InputError as ``judge``."""
     migrations, faults = files.read(folder)
-    found = (*faults, *judge(specs, env, migrations, target, cache=cache))
-    return Checked(found, line, f"checked {folder} against {env}")
+    found = (*faults, *judge(workspace, migrations, target))
+    return Checked(found, line, f"checked {folder} against {workspace.env}")
 
 
 def judge(
-    specs: Path, env: str, migrations: Sequence[Migration], target: str, *, cache: Path,
-    chosen: Container[str] | None = None,
-) -> tuple[Diagnostic, ...]:  # fmt: skip
+    workspace: Workspace, migrations: Sequence[Migration], target: str, chosen: Container[str] | None = None
+) -> tuple[Diagnostic, ...]:
     """What lint says of migrations, or of the ``chosen`` versions, given what the specs declare of their target.
 
-    Raises InputError as ``check``.
+    Raises InputError for a target that the environment does not declare.
     """
-    workspace = Workspace(specs, env, cache)
-    workspace.refuse_errors()
-    if ("pg", target) not in workspace.targets:
-        known = ", ".join(name for system, name in workspace.targets if system == "pg")
-        raise InputError(f"{env} has no Postgres target {target}", f"It has: {known or 'none'}.")
-    own = [record for record in workspace.plane if record.address[:2] == ("pg", target)]
-    facts = workspace.facts.get(("pg", target))
-    version = facts.version if facts is not None else ()
-    return lint(migrations, Plane(own, name=workspace.name, env=env), chosen, version)
+    workspace.refuse_unknown(target)
+    version = workspace.facts["pg", target].version
+    return lint(migrations, part_of(workspace.plane, target), chosen, version)
 
 
 def line(mark: Mark) -> str:

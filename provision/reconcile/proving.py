@@ -66,19 +66,17 @@ class _Failed(Exception):
 
 
 def prove(
-    specs: Path, env: str, migrations: Sequence[Migration], target: str, *, clock: datetime, cache: Path,
+    workspace: Workspace, migrations: Sequence[Migration], target: str, *, clock: datetime, cache: Path,
     note: Note = lambda text: None,
 ) -> Proof:  # fmt: skip
     """Run every migration on a scratch server: up, and where there is a way back, down and up again.
 
-    Raises InputError for faulty specs or an unknown target, ServerError without an embedded server.
+    Raises InputError for an unknown target, ServerError without an embedded server.
     """
-    workspace = Workspace(specs, env, cache)
-    workspace.refuse_errors()
     astray: list[WayBack] = []
     tried = 0
     with rehearsal(workspace, target, cache=cache, clock=clock, note=note) as found:
-        runner = Runner(found.connection, migrations, env)
+        runner = Runner(found.connection, migrations, workspace.env)
         seen = found.look()
         try:
             for migration in migrations:

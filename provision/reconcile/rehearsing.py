@@ -25,7 +25,7 @@ from provision.reconcile import canonical
 from provision.reconcile.workspace import Workspace
 from provision.reconcile.world import World
 from provision.spec.change import Sql
-from provision.spec.errors import HoldfastError, InputError
+from provision.spec.errors import HoldfastError
 from provision.spec.ident import Address
 from provision.spec.record import Facts, Plane
 
@@ -128,9 +128,7 @@ def rehearsal(workspace: Workspace, target: str, *, cache: Path, clock: datetime
     from provision.embedded.postgres import MAJORS
     from provision.embedded.process import ServerError
 
-    known = [name for system, name in workspace.facts if system == "pg"]
-    if target not in known:
-        raise InputError(f"{workspace.env} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}.")
+    workspace.refuse_unknown(target)
     declared = workspace.facts["pg", target]
     major = declared.version[0] if declared.version else _LATEST
     if major not in MAJORS:

@@ -114,6 +114,12 @@ class Workspace:
             everything = f"See everything: holdfast check --specs {self.specs} --env {self.env}"
             raise InputError(f"{first.mark}: {first.message}{others}", f"{first.help} {everything}".strip())
 
+    def refuse_unknown(self, target: str) -> None:
+        """Raise InputError for a Postgres target that the environment does not declare."""
+        known = [name for system, name in self.targets if system == "pg"]
+        if target not in known:
+            raise InputError(f"{self.env} has no Postgres target {target}", f"It has: {', '.join(known) or 'none'}.")
+
     @property
     def document(self) -> Document:
         return self._whole[0]

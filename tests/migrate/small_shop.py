@@ -19,6 +19,7 @@ from provision.migrate import files
 from provision.migrate.new import Draft, write
 from provision.reconcile import drafting, proving
 from provision.reconcile.proving import Proof
+from provision.reconcile.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
@@ -204,13 +205,16 @@ class Shop:
     def column(self, statement: str) -> list[Any]:
         return [row[0] for row in self.sql(statement)]
 
+    def _workspace(self) -> Workspace:
+        found = Workspace(self.root / "specs", "dev", self.cache / "holdfast")
+        found.refuse_errors()
+        return found
+
     def prove(self) -> Proof:
         """What ``migrate verify`` finds, in this process."""
         found, faults = files.read(self.folder)
         assert faults == ()
-        return proving.prove(
-            self.root / "specs", "dev", found, "main", clock=datetime.now(UTC), cache=self.cache / "holdfast"
-        )
+        return proving.prove(self._workspace(), found, "main", clock=datetime.now(UTC), cache=self.cache / "holdfast")
 
     def draft(self, name: str) -> tuple[list[str], list[str]]:
         """What ``migrate new NAME --from-plan`` does, in this process: the files that it wrote, and what it noted."""
@@ -218,8 +222,7 @@ class Shop:
         assert faults == ()
         notes: list[str] = []
         steps = drafting.lacking(
-            self.root / "specs", "dev", found, "main", clock=datetime.now(UTC), cache=self.cache / "holdfast",
-            note=notes.append,
+            self._workspace(), found, "main", clock=datetime.now(UTC), cache=self.cache / "holdfast", note=notes.append
         )  # fmt: skip
         if not steps.up:
             return [], notes

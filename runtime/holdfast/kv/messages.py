@@ -90,11 +90,6 @@ def check_filter(pattern: str) -> str:
     return pattern
 
 
-def is_one_key(pattern: str) -> bool:
-    """Whether a filter names a single key."""
-    return "*" not in pattern and ">" not in pattern
-
-
 def ttl_text(ttl_s: float) -> str:
     """The header's form: whole seconds, rounded up, at least one. Raises ConfigurationError unless positive."""
     if not ttl_s > 0 or math.isinf(ttl_s):
