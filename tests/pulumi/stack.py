@@ -163,7 +163,8 @@ class Stack:
         self._kept = {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(programs()), _ENVIRONMENT["PATH"]]),
             "PULUMI_HOME": str(shared / "home"),
-            "PULUMI_BACKEND_URL": (root / "state").as_uri(),
+            # Without metadata=skip a killed engine can leave an empty dev.json.attrs, which no command reads past.
+            "PULUMI_BACKEND_URL": f"{(root / 'state').as_uri()}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE": "test",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
