@@ -16,6 +16,8 @@ UV := uv==0.13.9
 HOLDFAST := $(BIN)/holdfast --specs $(SPECS) --env $(ENV)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start hundreds of processes, and each would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv up pulumi down reset test lint format generate soak lock clean
 
@@ -24,11 +26,11 @@ help: ## list the targets
 
 venv: $(STAMP) ## create .venv with what the lock file pins
 
-$(STAMP): $(LOCK) pyproject.toml
+$(STAMP): $(LOCK) pyproject.toml runtime/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . --editable runtime
 	@touch $@
 
 up: $(STAMP) ## start PostgreSQL and NATS here and bring the plane of SPECS into place

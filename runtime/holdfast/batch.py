@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from holdfast.errors import HoldfastError, OperationTimeout
 from holdfast.retry import Result
+from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket
@@ -100,9 +101,7 @@ async def run(
     try:
         await asyncio.gather(*workers)
     finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await end(*workers)
     done = [(key, outcome) for key, outcome in zip(waiting, outcomes, strict=True) if outcome is not None]
     return Batch(tuple(done))
 

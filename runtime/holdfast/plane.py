@@ -8,31 +8,43 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack
+from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from uuid import UUID
 
 from holdfast.contract import Contract, fetch_contract
-from holdfast.errors import ConfigurationError, ConnectionFailed, HoldfastError
+from holdfast.errors import ConfigurationError, ConnectionFailed, HoldfastError, NotFound
 from holdfast.settings import Settings
 from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
+    from holdfast.events.inbox import Inbox
+    from holdfast.events.outbox import Outbox
     from holdfast.events.relay import Relay
+    from holdfast.health import HealthLimits, HealthReport
     from holdfast.sql.pools import Pools
+    from holdfast.sql.transactions import Transactions
     from holdfast.state.agent import AgentState
     from holdfast.state.home import Home
     from holdfast.state.lag import Consistency
     from holdfast.state.monitor import Monitor
+    from holdfast.stores import Stores
+    from holdfast.work.coordinator import Coordinator
 
 _log = logging.getLogger("holdfast")
 M = TypeVar("M")
 _PING_S: Final = 10
 _RECONNECT_S: Final = 0.1
+#: How long each part may take to end.
 _CLOSE_S: Final = 15.0
+_RECOVER_AFTER_S: Final = 1.0
+#: Whether changes of state leave as events: each as one, or those of one flush together.
+Events = bool | Literal["batch"]
 
 
 class Plane:
@@ -46,9 +58,11 @@ class Plane:
         self._home: Home | None = None
         self._monitor: Monitor | None = None
         self._handles: dict[int, AgentState[Any]] = {}
+        self._owned: dict[UUID, AgentState[Any]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._relay: Relay | None = None
         self._types: tuple[type, ...] = ()
+        for pool in pools.named.values():
+            pool.on_events = self._on_events
 
     @overload
     def agent(
@@ -93,14 +107,72 @@ class Plane:
             owned=owned,
             types=self._types,
             wait_s=wait_s,
-            closed=lambda closed: self._handles.pop(id(closed), None),
-            opened=lambda opened: self._handles.update({id(opened): opened}),
+            opened=self._on_opened,
+            closed=self._on_closed,
         )
         return handle
+
+    # Facets, each made when it is first asked for ------------------------------------------------------------
+
+    @cached_property
+    def transactions(self) -> Transactions:
+        """Transactions on the primary: ``await plane.transactions.run(work, TransactionContext(...))``."""
+        from holdfast.sql.transactions import Transactions
+
+        return Transactions(self.pools.primary, marker_table=self.contract.names.given.get("inbox_table"))
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Events that leave with the transaction they are noted in: ``await plane.outbox.add(connection, ...)``."""
+        from holdfast.events.outbox import Outbox
+
+        return Outbox(self.contract)
+
+    @cached_property
+    def relay(self) -> Relay:
+        """What publishes the outbox; it runs where ``connect`` was given ``events``, else ``relay.start()``."""
+        from holdfast.events.relay import Relay
+
+        return Relay(self.pools, self.nc, self.contract)
+
+    def inbox(self, consumer: str) -> Inbox:
+        """What ``consumer`` has handled, so that it handles no message twice. Raises ConfigurationError."""
+        from holdfast.events.inbox import Inbox
+
+        return Inbox(self.contract, consumer, self.pools.primary)
+
+    @cached_property
+    def work(self) -> Coordinator:
+        """Work over buckets and database, done or undone as a whole: ``await plane.work.run(name, steps)``.
+
+        Raises ConfigurationError for a plane that declares no tables for sagas.
+        """
+        from holdfast.work.coordinator import Coordinator
+        from holdfast.work.owned import stores_of
+
+        stores = stores_of(self.contract, self.stores.bucket, self._owner, self.agent)
+        return Coordinator(self.pools.primary, stores, self.contract)
+
+    @cached_property
+    def stores(self) -> Stores:
+        """Buckets, repositories, caches, shared buckets, the router, vectors."""
+        from holdfast.stores import Stores
+
+        return Stores(self.nc, self.contract, self.pools, self._require_owner)
 
     async def consistency(self) -> Consistency:
         """How far the database is behind the bucket. Raises what they raise."""
         return await self.monitor.consistency()
+
+    async def health(self, limits: HealthLimits | None = None, *, skip: Collection[str] = ()) -> HealthReport:
+        """How database, pools, buckets, JetStream and consistency are now; the report's status is the worst of them.
+
+        ``limits`` says from when on a check is degraded and how long one may take; ``skip`` names pools and buckets
+        that do not matter here. Raises nothing.
+        """
+        from holdfast.health import health
+
+        return await health(self, limits, skip=skip)
 
     @property
     def home(self) -> Home:
@@ -116,20 +188,42 @@ class Plane:
         assert self._monitor is not None
         return self._monitor
 
-    @property
-    def relay(self) -> Relay:
-        """What publishes the outbox; it runs where ``connect`` was given ``events=True``, else ``relay.start()``."""
-        if self._relay is None:
-            from holdfast.events.relay import Relay
+    def _on_opened(self, handle: AgentState[Any]) -> None:
+        self._handles[id(handle)] = self._owned[handle.agent_id] = handle
 
-            self._relay = Relay(self.pools, self.nc, self.contract)
-        return self._relay
+    def _on_closed(self, handle: AgentState[Any]) -> None:
+        self._handles.pop(id(handle), None)
+        if self._owned.get(handle.agent_id) is handle:
+            del self._owned[handle.agent_id]
+
+    def _owner(self, agent_id: UUID) -> AgentState[Any] | None:
+        """The open handle that owns an agent."""
+        handle = self._owned.get(agent_id)
+        return None if handle is None or handle.lease.lost.is_set() else handle
+
+    def _require_owner(self, agent_id: UUID) -> AgentState[Any]:
+        handle = self._owner(agent_id)
+        if handle is None:
+            raise NotFound("the agent is not open in this process: async with plane.agent(agent_id)")
+        return handle
+
+    def _on_events(self) -> None:
+        relay: Relay | None = self.__dict__.get("relay")
+        if relay is not None:
+            relay.committed()
 
     # Life ----------------------------------------------------------------------------------------------------
 
-    async def start(self, *, background: bool, events: bool, types: Iterable[type] = ()) -> None:
-        """For ``connect``: find the bucket, start the flusher and the watch."""
-        from holdfast.kv.bucket import Bucket
+    async def start(self, *, background: bool, events: Events, types: Iterable[type] = ()) -> None:
+        """For ``connect``: find the bucket, start the flusher, the watch and the recoverer."""
+        self._types = tuple(types)
+        names = self.contract.names
+        if "state_bucket" in names:
+            await self._start_state(background=background, events=events)
+        if background and "saga_table" in names and "saga_step_table" in names:
+            self._tasks.append(asyncio.create_task(self._recover(), name="holdfast recoverer"))
+
+    async def _start_state(self, *, background: bool, events: Events) -> None:
         from holdfast.state.flusher import Flusher
         from holdfast.state.home import Home
         from holdfast.state.journal import Journal
@@ -138,11 +232,8 @@ class Plane:
         from holdfast.state.rebuilt import Rebuilt
         from holdfast.state.writer import Writer
 
-        self._types = tuple(types)
         names = self.contract.names
-        if "state_bucket" not in names:
-            return
-        bucket = await Bucket.open(self.nc, self.contract.bucket(names.state_bucket))
+        bucket = await self.stores.bucket(names.state_bucket)
         journal = Journal(self.nc, bucket.name, names.flush_stream)
         writer = Writer(self.contract, self.pools.background, events=events)
         flusher = None
@@ -151,7 +242,7 @@ class Plane:
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         pressure = Pressure(journal, bucket)
         self._home = Home(self.contract, bucket, journal, pressure, self.pools, writer, flusher, holder)
-        self._monitor = monitor = Monitor(self._home, self._handles.values)
+        self._monitor = monitor = Monitor(self._home, self._handles.values, self._owned.get)
         self._tasks.append(asyncio.create_task(monitor.run(), name="holdfast monitor"))
         if flusher is not None:
             flusher.flushed, flusher.phase = monitor.tell, monitor.phase
@@ -160,25 +251,49 @@ class Plane:
             if events:
                 self.relay.start()
 
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """End a task when the plane is closed."""
+        self._tasks.append(task)
+
+    async def _recover(self) -> None:
+        """Finish or undo the work of processes that crashed."""
+        await asyncio.sleep(_RECOVER_AFTER_S)  # connecting need not wait for these imports
+        await self.work.recoverer.run()
+
     async def close(self) -> None:
-        """Flush, give leases back, and close every connection. The journal keeps what could not be flushed."""
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                handles = tuple(self._handles.values())
-                await asyncio.gather(*(handle.close() for handle in handles), return_exceptions=True)
-                if self._home is not None and self._home.flusher is not None:
-                    await self._home.flusher.stop()
-                if self._relay is not None:
-                    await self._relay.stop()
-        except TimeoutError:
-            _log.warning("the plane was closed before everything was flushed; the journal keeps it")
-        finally:
-            await end(*self._tasks)
+        """End what is under way, flush, give leases back, and close every connection.
+
+        Nothing takes longer than some seconds: what could not be flushed stays in the journal, what could not be
+        published in the outbox, and work that is not done is left to a recoverer.
+        """
+        made = self.__dict__
+        async with AsyncExitStack() as last:  # what is named last is closed first, whatever fails
+            ending: list[tuple[str, Callable[[], Awaitable[object]]]] = [("NATS", self.nc.close)]
+            ending.append(("the pools", self.pools.close))
+            ending += [("the stores", self.stores.close)] if "stores" in made else []
             if self._home is not None:
-                await self._home.pressure.close()
-            await self.pools.close()
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(self.nc.close(), _CLOSE_S)
+                ending.append(("the journal", self._home.pressure.close))
+            ending.append(("the watch", lambda: end(*self._tasks)))
+            ending += [("transactions", self.transactions.close)] if "transactions" in made else []
+            ending += [("the relay", self.relay.stop)] if "relay" in made else []
+            if self._home is not None and self._home.flusher is not None:
+                ending.append(("the flusher", self._home.flusher.stop))
+            ending.append(("agents", self._close_handles))
+            ending += [("work", self.work.close)] if "work" in made else []
+            for what, close in ending:
+                last.push_async_callback(_close, what, close)
+
+    async def _close_handles(self) -> None:
+        await asyncio.gather(*(handle.close() for handle in (*self._handles.values(),)), return_exceptions=True)
+
+
+async def _close(what: str, close: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await close()
+    except Exception as error:
+        reason = f"not done within {_CLOSE_S:g} s" if isinstance(error, TimeoutError) else str(error)
+        _log.warning("the plane is closed, but %s did not end well: %s", what, reason)
 
 
 class Connecting:
@@ -189,7 +304,7 @@ class Connecting:
         environ: Mapping[str, str] | None,
         contract: Contract | None,
         background: bool,
-        events: bool,
+        events: Events,
         types: Iterable[type],
     ) -> None:
         self._environ = environ
@@ -203,6 +318,8 @@ class Connecting:
         from holdfast.sql.pools import Pools
 
         settings = Settings.from_environment(self._environ)
+        if self._contract is None:
+            settings.require_plane()
         nc = await _connect_nats(settings, self._contract)
         pools: Pools | None = None
         try:
@@ -234,15 +351,17 @@ def connect(
     *,
     contract: Contract | None = None,
     background: bool = True,
-    events: bool = False,
+    events: Events = False,
     types: Iterable[type] = (),
 ) -> Connecting:
     """Connect to a plane: ``async with holdfast.connect() as plane``.
 
     ``environ`` stands for this process's environment: NATS_SERVERS, HOLDFAST_PLANE, HOLDFAST_ENV and passwords are
-    enough; ``contract`` for the one that is stored in the plane. ``background`` runs the flusher here; without it,
-    another process must. ``events`` sends each change of agents.state as an event through the outbox. ``types`` are
-    enums, dataclasses, models and structs that values may hold.
+    enough; ``contract`` for the one that is stored in the plane. ``background`` runs here what looks after everybody's
+    data, the flusher and the recoverer of work; without it, another process must. ``events`` sends each change of
+    agents.state as an event through the outbox; with "batch", the changes of an agent that reach the database
+    together leave as one message (``events_of`` lists them). ``types`` are enums, dataclasses, models and structs that
+    values may hold.
 
     PostgreSQL may be away at the start and later: writes then wait in the journal. Raises, when entered,
     ConfigurationError, ContractMismatch, Unsupported, ConnectionFailed, OperationTimeout.
@@ -251,21 +370,28 @@ def connect(
 
 
 async def _connect_nats(settings: Settings, contract: Contract | None) -> Client:
+    """Connect once, within the time that is given; a connection lost later is sought for ever."""
     from nats.aio.client import Client
     from nats.errors import Error
 
     client = Client()
+    options = settings.nats_options(contract)
+    said: Exception | None = None
 
     async def on_error(error: Exception) -> None:
+        nonlocal said
+        if said is None and not client.is_connected:
+            _log.info("no NATS server lets us in yet; trying for %g s", options["connect_timeout"])
+        said = error
         _log.info("NATS: %s", type(error).__name__)
 
     async def on_loss() -> None:
         if not (client.is_closed or client.is_draining):
             _log.warning("the connection to NATS was lost; it is sought again")
 
-    try:
-        await client.connect(
-            **settings.nats_options(contract),
+    connecting = asyncio.create_task(
+        client.connect(
+            **options,
             name=settings.pg_app_name or "holdfast",
             allow_reconnect=True,
             max_reconnect_attempts=-1,
@@ -273,9 +399,40 @@ async def _connect_nats(settings: Settings, contract: Contract | None) -> Client
             ping_interval=_PING_S,
             error_cb=on_error,
             disconnected_cb=on_loss,
+        ),
+        name="holdfast connects",
+    )
+    try:
+        # Left alone, the client tries for ever, also where it is refused.
+        await asyncio.wait({connecting}, timeout=options["connect_timeout"])
+        if connecting.done():
+            connecting.result()
+            return client
+        raise _unreachable(said)
+    except (Error, OSError, ValueError) as error:
+        raise _unreachable(error) from None
+    finally:
+        if not (connecting.done() and client.is_connected):
+            await end(connecting)
+            with contextlib.suppress(AssertionError):  # of a client that never had an address to go to
+                await client.close()
+
+
+def _unreachable(error: Exception | None) -> HoldfastError:
+    """What keeps us out, with a remedy."""
+    import ssl
+
+    if isinstance(error, ssl.SSLError):
+        return ConnectionFailed(
+            "the TLS connection to NATS was refused: check NATS_CA_CERT, NATS_TLS_CERT and NATS_TLS_KEY",
+            driver_error=error,
         )
-    except (Error, OSError, TimeoutError) as error:
-        raise ConnectionFailed("no NATS server can be reached; nothing was changed", driver_error=error) from None
-    except HoldfastError:
-        raise
-    return client
+    if isinstance(error, ValueError) or "invalid connect url" in str(error):
+        return ConfigurationError("NATS_SERVERS: an address has the form nats://host:port", driver_error=error)
+    if "authoriz" in str(error).lower() or "authentic" in str(error).lower():
+        return ConnectionFailed(
+            "NATS refuses the credentials: check NATS_CREDS_FILE, or those in NATS_SERVERS", driver_error=error
+        )
+    return ConnectionFailed(
+        "no NATS server can be reached: check NATS_SERVERS, and that the servers run", driver_error=error
+    )

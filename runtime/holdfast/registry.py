@@ -34,6 +34,8 @@ from holdfast.kv.link import finish
 from holdfast.points import reach
 from holdfast.repository import Tier, step_aside, within
 from holdfast.retry import Retry, call
+from holdfast.state.keys import MAX_LENGTH, MAX_TYPE, check_text
+from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -78,8 +80,8 @@ class Agent:
     parent_agent_id: UUID | None = None
 
     def __post_init__(self) -> None:
-        if not (0 < len(self.agent_type) <= 50 and 0 < len(self.agent_name) <= 255):
-            raise CodecError("an agent's type has 1 to 50 characters, its name 1 to 255")
+        check_text(self.agent_type, MAX_TYPE, "an agent's type")
+        check_text(self.agent_name, MAX_LENGTH, "an agent's name")
         if self.status not in STATUSES:
             raise CodecError(f"an agent's status is one of {', '.join(STATUSES)}")
         if self.parent_agent_id == self.agent_id:
@@ -258,10 +260,7 @@ class AgentRepository:
         try:
             await self.drain(timeout_s)
         finally:
-            running = list(self._running.values())
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await end(*self._running.values())
 
     async def _write(self, id: UUID, value: bytes | None, durability: Durability, *, expect: Position | None) -> None:
         if self._bucket.max_age_s and not self._bucket.allows_ttl:

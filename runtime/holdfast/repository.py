@@ -13,6 +13,7 @@ from holdfast.cache import CacheEntry, CacheSource, MemoryCache, mark_gone
 from holdfast.errors import CodecError, HoldfastError, OperationTimeout, VersionConflict
 from holdfast.kv.link import finish
 from holdfast.state.codec import Codec
+from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket
@@ -169,8 +170,7 @@ class TieredRepository(Generic[I, T]):
                 return
             await self._watch(self._tier)
         finally:
-            evicting.cancel()
-            await asyncio.gather(evicting, return_exceptions=True)
+            await end(evicting)
             if self._tier is not None:
                 self.memory.clear()  # from here on nobody tells of changes
 

@@ -113,7 +113,10 @@ class Settings:
     def require_plane(self) -> str:
         """The plane. Raises ConfigurationError where no one named it."""
         if not self.plane:
-            raise ConfigurationError("HOLDFAST_PLANE is not set: it names the plane, as plane.yaml does")
+            raise ConfigurationError(
+                "HOLDFAST_PLANE is not set: it names the plane, as plane.yaml does; for servers on this machine,"
+                ' eval "$(holdfast dev env)" sets it'
+            )
         return self.plane
 
     def secret(self, reference: Reference) -> str:

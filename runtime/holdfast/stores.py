@@ -1,8 +1,10 @@
-"""What is built on a connected plane: repositories, caches, shared buckets, the router."""
+"""What is built on a connected plane, ``plane.stores``: buckets, repositories, caches, shared buckets, the router."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,61 +15,88 @@ from holdfast.merge.strategies import Resolver
 from holdfast.registry import Agent, AgentRepository
 from holdfast.repository import TieredRepository
 from holdfast.router import AgentHandle, DataRouter, standard_router
+from holdfast.tasks import end
 from holdfast.vectors import VectorStore
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+    from holdfast.contract import Contract
     from holdfast.kv.bucket import Bucket
-    from holdfast.plane import Plane
+    from holdfast.sql.pools import Pools
 
 
-async def bucket(plane: Plane, name: str) -> Bucket:
-    """A bucket that the plane declares. Raises ConfigurationError."""
-    from holdfast.kv.bucket import Bucket
+class Stores:
+    """Made by the plane, which closes what it gave. ``handle_of`` gives the handle of an agent that is open here."""
 
-    return await Bucket.open(plane.nc, plane.contract.bucket(name))
+    def __init__(self, nc: Client, contract: Contract, pools: Pools, handle_of: Callable[[UUID], AgentHandle]) -> None:
+        self._nc, self._contract, self._pools, self._handle_of = nc, contract, pools, handle_of
+        self._buckets: dict[str, Bucket] = {}
+        self._opening = asyncio.Lock()
+        self._stack = AsyncExitStack()
 
+    async def bucket(self, name: str) -> Bucket:
+        """A bucket of the plane, the same object each time. Raises ConfigurationError for one that it does not have."""
+        from holdfast.kv.bucket import Bucket
 
-async def agents(plane: Plane, **options: Any) -> AgentRepository:
-    """The agents of the plane; ``options`` as of AgentRepository. Close it before the plane."""
-    return AgentRepository(
-        await bucket(plane, plane.contract.names.config_bucket), plane.pools, plane.contract.names, **options
-    )
+        async with self._opening:
+            if name not in self._buckets:
+                self._buckets[name] = bucket = await Bucket.open(self._nc, self._contract.bucket(name))
+                self._stack.push_async_callback(bucket.close)
+            return self._buckets[name]
 
+    async def agents(self, /, **options: Any) -> AgentRepository:
+        """The agents of the plane; ``options`` as of AgentRepository. What it has under way ends before the plane."""
+        bucket = await self.bucket(self._contract.names.config_bucket)
+        repository = AgentRepository(bucket, self._pools, self._contract.names, **options)
+        self._stack.push_async_callback(repository.close)
+        return repository
 
-def cached_agents(
-    plane: Plane, repository: AgentRepository, *, capacity: int = 10_000, ttl_s: float = 60.0
-) -> TieredRepository[UUID, Agent]:
-    """Agents behind memory. Keep a task on its ``run()``, which follows what other processes change."""
-    return TieredRepository(
-        repository,
-        id_of=lambda agent: agent.agent_id,
-        memory=MemoryCache(capacity=capacity, ttl_s=ttl_s, link=connection_epoch(plane.nc)),
-        tier=repository.tier(),
-    )
+    async def cached_agents(
+        self, repository: AgentRepository | None = None, *, capacity: int = 10_000, ttl_s: float = 60.0
+    ) -> TieredRepository[UUID, Agent]:
+        """Agents behind memory, which follows what other processes change; ``repository`` is ``agents()`` by default.
 
+        ``capacity`` counts agents; ``ttl_s`` seconds is the oldest that memory may be.
+        """
+        repository = repository or await self.agents()
+        cached = TieredRepository(
+            repository,
+            id_of=lambda agent: agent.agent_id,
+            memory=MemoryCache(capacity=capacity, ttl_s=ttl_s, link=connection_epoch(self._nc)),
+            tier=repository.tier(),
+        )
+        self._stack.push_async_callback(end, asyncio.create_task(cached.run(), name="holdfast cached agents"))
+        return cached
 
-async def query_cache(plane: Plane, *, memory_ttl_s: float = 0.0, **options: Any) -> QueryCache:
-    """Results of queries, in the plane's cache bucket and, for ``memory_ttl_s`` seconds, in this process."""
-    memory: MemoryCache[str, Any] | None = None
-    if memory_ttl_s > 0:
-        memory = MemoryCache(ttl_s=memory_ttl_s, link=connection_epoch(plane.nc))
-    return QueryCache(await bucket(plane, plane.contract.names.cache_bucket), memory=memory, **options)
+    async def query_cache(self, /, *, memory_ttl_s: float = 0.0, **options: Any) -> QueryCache:
+        """Results of queries, in the plane's cache bucket and, for ``memory_ttl_s`` seconds, in this process."""
+        memory: MemoryCache[str, Any] | None = None
+        if memory_ttl_s > 0:
+            memory = MemoryCache(ttl_s=memory_ttl_s, link=connection_epoch(self._nc))
+        return QueryCache(await self.bucket(self._contract.names.cache_bucket), memory=memory, **options)
 
+    async def shared(self, name: str, resolver: Resolver, /, *, actor: str, **options: Any) -> SharedBucket:
+        """A bucket that several write to; ``options`` as of SharedBucket.
 
-async def shared(plane: Plane, name: str, resolver: Resolver, *, actor: str, **options: Any) -> SharedBucket:
-    """A bucket that several write to; ``options`` as of SharedBucket. Raises ConfigurationError for one with a journal,
-    whose keys have owners."""
-    if plane.contract.bucket(name).journal is not None:
-        raise ConfigurationError(f"the keys of the bucket {name} have owners: write them through plane.agent()")
-    return SharedBucket(await bucket(plane, name), resolver, actor=actor, **options)
+        Raises ConfigurationError for one with a journal, whose keys have owners.
+        """
+        if self._contract.bucket(name).journal is not None:
+            raise ConfigurationError(f"the keys of the bucket {name} have owners: write them through plane.agent()")
+        return SharedBucket(await self.bucket(name), resolver, actor=actor, **options)
 
+    async def router(self, handle_of: Callable[[UUID], AgentHandle] | None = None) -> DataRouter:
+        """Every type of data by one name. ``handle_of`` gives handles of agents, by default those open in this process.
 
-async def router(plane: Plane, handle_of: Callable[[UUID], AgentHandle]) -> DataRouter:
-    """Every type of data by one name; ``handle_of`` gives the handle of an agent that this process holds."""
-    sessions = await bucket(plane, plane.contract.names.session_bucket)
-    return standard_router(plane.pools, plane.contract.names, sessions, handle_of)
+        The state of an agent without one raises NotFound.
+        """
+        sessions = await self.bucket(self._contract.names.session_bucket)
+        return standard_router(self._pools, self._contract.names, sessions, handle_of or self._handle_of)
 
+    def vectors(self) -> VectorStore:
+        """Facts and their vectors."""
+        return VectorStore(self._pools, self._contract.names)
 
-def vectors(plane: Plane) -> VectorStore:
-    """Facts and their vectors."""
-    return VectorStore(plane.pools, plane.contract.names)
+    async def close(self) -> None:
+        """End what was given, the last first. Raises the first failure of a background save."""
+        await self._stack.aclose()

@@ -1,35 +1,55 @@
 """The library without asyncio: ``with holdfast.sync.connect() as plane``.
 
 One event loop in a thread of its own does the work; any number of threads may call. Not for use inside a running event
-loop, which it would block.
+loop, which it would block. Names, parameters and errors are those of the classes named below; functions that are given
+to them, such as the work of a transaction, stay ``async def`` and run in the thread of the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
+from holdfast.cache import QueryCache
 from holdfast.errors import HoldfastError
+from holdfast.events.relay import Relay
+from holdfast.kv.bucket import Bucket
+from holdfast.merge.shared import SharedBucket
+from holdfast.plane import Events, Plane
 from holdfast.plane import connect as connect_async
-from holdfast.state.lifecycle import Status
+from holdfast.registry import Agent, AgentRepository
+from holdfast.repository import TieredRepository
+from holdfast.router import DataRouter
+from holdfast.sql.transactions import Transactions
+from holdfast.state.agent import AgentState
+from holdfast.stores import Stores
+from holdfast.vectors import VectorStore
+from holdfast.work.coordinator import Coordinator
 
 if TYPE_CHECKING:
     from holdfast.contract import Contract
-    from holdfast.plane import Plane
-    from holdfast.state.agent import AgentState
-    from holdfast.state.checkpoints import Checkpoint
+    from holdfast.events.inbox import Inbox
+    from holdfast.events.outbox import Outbox
+    from holdfast.sql.pools import Pools
+    from holdfast.state.codec import Codec
     from holdfast.state.editing import Editing
-    from holdfast.state.home import Durability, StateChange, Written
-    from holdfast.state.lag import Consistency
+    from holdfast.state.home import Durability, Written
+    from holdfast.state.lifecycle import Status
 
-T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B", bound="Blocking[Any]")
 M = TypeVar("M")
-_MISSING: Final[Any] = object()
+P = ParamSpec("P")
+T = TypeVar("T")
+_END: Final = object()
 
 
 class Loop:
@@ -54,11 +74,12 @@ class Loop:
             future.cancel()
             raise
 
-    def call(self, function: Callable[[], T]) -> T:
-        """Call a function in the loop's thread."""
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the loop's thread, and await what it gives if that must be."""
 
-        async def work() -> T:
-            return function()
+        async def work() -> Any:
+            found = function()
+            return await found if inspect.isawaitable(found) else found
 
         return self.run(work())
 
@@ -78,127 +99,248 @@ def _require_no_loop() -> None:
     raise HoldfastError("holdfast.sync blocks: inside an event loop, await holdfast.connect instead")
 
 
-class SyncEditing(Generic[M]):
-    """``with agent.edit() as state``: see AgentState.edit."""
+class Blocking(Generic[A]):
+    """An object of the library, ``aio``, whose methods block. Made by the plane."""
 
-    def __init__(self, loop: Loop, editing: Editing[M]) -> None:
-        self._loop, self._editing = loop, editing
+    def __init__(self, loop: Loop, aio: A) -> None:
+        self._loop, self.aio = loop, aio
 
-    @property
-    def written(self) -> Written | None:
-        """Where the edit stands afterwards, None for no change."""
-        return self._editing.written
+
+@overload
+def blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]: ...
+@overload
+def blocking(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[Any, P], T]: ...
+def blocking(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of ``Blocking`` with the name, the parameters and the text of ``method``."""
+
+    @wraps(method)
+    def call(self: Blocking[Any], *values: Any, **named: Any) -> Any:
+        return self._loop.call(lambda: method(self.aio, *values, **named))
+
+    return call
+
+
+def iterating(
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Any, P], Generator[T, None, None]]:
+    """As ``blocking``, for a method that gives an asynchronous generator."""
+
+    @wraps(method)
+    def iterate(self: Any, /, *values: P.args, **named: P.kwargs) -> Generator[T, None, None]:
+        found: Any = self._loop.call(lambda: method(self.aio, *values, **named))
+        try:
+            while (value := self._loop.call(lambda: anext(found, _END))) is not _END:
+                yield value
+        finally:
+            self._loop.call(found.aclose)
+
+    return iterate
+
+
+def giving(
+    method: Callable[Concatenate[A, P], Any], kind: Callable[[Loop, Any], T]
+) -> Callable[Concatenate[Any, P], T]:
+    """As ``blocking``, for a method that gives an object which has blocking methods as ``kind``."""
+
+    found: Callable[..., Any] = blocking(method)
+
+    @wraps(method)
+    def call(self: Any, /, *values: P.args, **named: P.kwargs) -> T:
+        return kind(self._loop, found(self, *values, **named))
+
+    return call
+
+
+class Entering(Blocking[AbstractAsyncContextManager[M]]):
+    """An asynchronous context manager for ``with``."""
 
     def __enter__(self) -> M:
-        return self._loop.run(self._editing.__aenter__())
+        return self._loop.run(self.aio.__aenter__())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.run(self._editing.__aexit__(kind, error, trace))
+        self._loop.call(lambda: self.aio.__aexit__(kind, error, trace))
 
 
-class SyncAgent(Generic[M]):
-    """AgentState with blocking methods; each says there what it does and raises."""
-
-    def __init__(self, loop: Loop, agent: AgentState[M]) -> None:
-        self._loop, self._agent = loop, agent
-
-    @property
-    def agent_id(self) -> UUID:
-        """Its id."""
-        return self._agent.agent_id
-
-    @property
-    def status(self) -> Status:
-        """Where the state is in its life."""
-        return self._loop.call(lambda: self._agent.status)
+class SyncAgent(Blocking[AgentState[M]], Generic[M]):
+    """AgentState, for ``with``."""
 
     def __enter__(self) -> Self:
-        self._loop.run(self._agent.__aenter__())
+        self._loop.run(self.aio.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.run(self._agent.close())
+        self.close()
 
-    def get(self, key: str, default: Any = _MISSING) -> Any:
-        """AgentState.get"""
-        if default is _MISSING:
-            return self._loop.run(self._agent.get(key))
-        return self._loop.run(self._agent.get(key, default))
+    @property
+    def agent_id(self) -> UUID:
+        """Its id."""
+        return self.aio.agent_id
 
-    def items(self) -> dict[str, Any]:
-        """AgentState.items"""
-        return self._loop.run(self._agent.items())
+    @property
+    def codec(self) -> Codec:
+        """What turns its values into bytes."""
+        return self.aio.codec
 
-    def put(self, key: str, value: Any, ack: Durability = "kv", *, correlation_id: str | None = None) -> Written:
-        """AgentState.put"""
-        return self._loop.run(self._agent.put(key, value, ack, correlation_id=correlation_id))
-
-    def delete(self, key: str, ack: Durability = "kv") -> Written:
-        """AgentState.delete"""
-        return self._loop.run(self._agent.delete(key, ack))
-
-    def update(
-        self, key: str, function: Callable[[Any], Any], default: Any = _MISSING, ack: Durability = "kv"
-    ) -> Written:
-        """AgentState.update; ``function`` runs in the loop's thread."""
-        if default is _MISSING:
-            return self._loop.run(self._agent.update(key, function, ack=ack))
-        return self._loop.run(self._agent.update(key, function, default, ack))
+    @property
+    def status(self) -> Status:
+        """Where the state is in its life."""
+        found: Status = self._loop.call(lambda: self.aio.status)
+        return found
 
     def edit(self, ack: Durability = "kv") -> SyncEditing[M]:
-        """AgentState.edit"""
-        return SyncEditing(self._loop, self._agent.edit(ack))
+        """``with agent.edit() as state``: see AgentState.edit."""
+        return SyncEditing(self._loop, self.aio.edit(ack))
 
-    def watch(self, key: str | None = None) -> Generator[StateChange, None, None]:
-        """AgentState.watch"""
-        changes = self._agent.watch(key)
-        try:
-            while True:
-                try:
-                    yield self._loop.run(_next(changes))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._loop.run(_close(changes))
-
-    def flush(self, timeout_s: float = 30.0) -> None:
-        """AgentState.flush"""
-        self._loop.run(self._agent.flush(timeout_s))
-
-    def checkpoint(self, name: str | None = None, *, trigger: str = "manual") -> Checkpoint:
-        """AgentState.checkpoint"""
-        return self._loop.run(self._agent.checkpoint(name, trigger=trigger))
-
-    def checkpoints(self) -> list[Checkpoint]:
-        """AgentState.checkpoints"""
-        return self._loop.run(self._agent.checkpoints())
-
-    def restore(self, which: str | UUID) -> Checkpoint:
-        """AgentState.restore"""
-        return self._loop.run(self._agent.restore(which))
-
-    def fork(self, new_agent_id: UUID | str) -> UUID:
-        """AgentState.fork"""
-        return self._loop.run(self._agent.fork(new_agent_id))
+    close = blocking(AgentState.close)
+    get = blocking(AgentState.get)
+    items = blocking(AgentState.items)
+    put = blocking(AgentState.put)
+    delete = blocking(AgentState.delete)
+    update = blocking(AgentState.update)
+    watch = iterating(AgentState.watch)
+    statuses = iterating(AgentState.statuses)
+    flush = blocking(AgentState.flush)
+    checkpoint = blocking(AgentState.checkpoint)
+    checkpoints = blocking(AgentState.checkpoints)
+    restore = blocking(AgentState.restore)
+    fork = blocking(AgentState.fork)
+    address = blocking(AgentState.address)
 
 
-async def _next(changes: Any) -> Any:
-    return await anext(changes)
+class SyncEditing(Entering[M]):
+    """What ``agent.edit()`` gives."""
+
+    aio: Editing[M]
+
+    @property
+    def written(self) -> Written | None:
+        """Where the edit stands afterwards, None for no change."""
+        return self.aio.written
 
 
-async def _close(changes: Any) -> None:
-    await changes.aclose()
+class SyncBucket(Blocking[Bucket]):
+    """Bucket"""
+
+    get = blocking(Bucket.get)
+    head = blocking(Bucket.head)
+    entries = iterating(Bucket.entries)
+    write = blocking(Bucket.write)
+    create = blocking(Bucket.create)
 
 
-class SyncPlane:
-    """Plane with blocking methods. Made by ``connect``."""
+class SyncAgents(Blocking[AgentRepository]):
+    """AgentRepository"""
 
-    def __init__(self, loop: Loop, plane: Plane) -> None:
-        self._loop, self._plane = loop, plane
+    save = blocking(AgentRepository.save)
+    find = blocking(AgentRepository.find)
+    look = blocking(AgentRepository.look)
+    update = blocking(AgentRepository.update)
+    delete = blocking(AgentRepository.delete)
+    recover = blocking(AgentRepository.recover)
+    drain = blocking(AgentRepository.drain)
+
+
+class SyncCachedAgents(Blocking[TieredRepository[UUID, Agent]]):
+    """TieredRepository of agents"""
+
+    save = blocking(TieredRepository[UUID, Agent].save)
+    find = blocking(TieredRepository[UUID, Agent].find)
+    find_entry = blocking(TieredRepository[UUID, Agent].find_entry)
+    update = blocking(TieredRepository[UUID, Agent].update)
+    delete = blocking(TieredRepository[UUID, Agent].delete)
+    invalidate = blocking(TieredRepository[UUID, Agent].invalidate)
+
+
+class SyncQueryCache(Blocking[QueryCache]):
+    """QueryCache; what ``get_or_load`` is given to load with is an ``async def``"""
+
+    get_or_load = blocking(QueryCache.get_or_load)
+    invalidate = blocking(QueryCache.invalidate)
+    invalidate_group = blocking(QueryCache.invalidate_group)
+
+
+class SyncShared(Blocking[SharedBucket]):
+    """SharedBucket"""
+
+    get = blocking(SharedBucket.get)
+    save = blocking(SharedBucket.save)
+    update = blocking(SharedBucket.update)
+    update_document = blocking(SharedBucket.update_document)
+    delete = blocking(SharedBucket.delete)
+    entries = iterating(SharedBucket.entries)
+
+
+class SyncRouter(Blocking[DataRouter]):
+    """DataRouter"""
+
+    store = blocking(DataRouter.store)
+    retrieve = blocking(DataRouter.retrieve)
+    remove = blocking(DataRouter.remove)
+    search = blocking(DataRouter.search)
+
+
+class SyncVectors(Blocking[VectorStore]):
+    """VectorStore"""
+
+    put = blocking(VectorStore.put)
+    get = blocking(VectorStore.get)
+    delete = blocking(VectorStore.delete)
+    embed = blocking(VectorStore.embed)
+    unembedded = blocking(VectorStore.unembedded)
+    search = blocking(VectorStore.search)
+
+
+class SyncStores(Blocking[Stores]):
+    """Stores"""
+
+    bucket = giving(Stores.bucket, SyncBucket)
+    agents = giving(Stores.agents, SyncAgents)
+    query_cache = giving(Stores.query_cache, SyncQueryCache)
+    shared = giving(Stores.shared, SyncShared)
+    router = giving(Stores.router, SyncRouter)
+    vectors = giving(Stores.vectors, SyncVectors)
+
+    def cached_agents(
+        self, repository: SyncAgents | None = None, *, capacity: int = 10_000, ttl_s: float = 60.0
+    ) -> SyncCachedAgents:
+        """Stores.cached_agents"""
+        given = None if repository is None else repository.aio
+        made = self._loop.run(self.aio.cached_agents(given, capacity=capacity, ttl_s=ttl_s))
+        return SyncCachedAgents(self._loop, made)
+
+
+class SyncTransactions(Blocking[Transactions]):
+    """Transactions"""
+
+    run = blocking(Transactions.run)
+    attempt = blocking(Transactions.attempt)
+
+
+class SyncWork(Blocking[Coordinator]):
+    """Coordinator"""
+
+    run = blocking(Coordinator.run)
+
+
+class SyncRelay(Blocking[Relay]):
+    """Relay"""
+
+    start = blocking(Relay.start)
+    stop = blocking(Relay.stop)
+    wake = blocking(Relay.wake)
+    status = blocking(Relay.status)
+    clean_up = blocking(Relay.clean_up)
+
+
+class SyncPlane(Blocking[Plane]):
+    """Plane with blocking methods. Made by ``connect``.
+
+    ``outbox`` and ``inbox`` are for the ``async def`` that ``transactions.run`` is given, ``pools`` too.
+    """
 
     @overload
     def agent(
@@ -210,26 +352,51 @@ class SyncPlane:
         self, agent_id: UUID | str, model: None = ..., *, type: str = ..., name: str | None = ..., owned: bool = ...,
         wait_s: float = ...,
     ) -> SyncAgent[Any]: ...  # fmt: skip
-    def agent(
-        self,
-        agent_id: UUID | str,
-        model: type[Any] | None = None,
-        *,
-        type: str = "agent",
-        name: str | None = None,
-        owned: bool = True,
-        wait_s: float = 0.0,
-    ) -> SyncAgent[Any]:
+    def agent(self, agent_id: UUID | str, model: type[Any] | None = None, **options: Any) -> SyncAgent[Any]:
         """Plane.agent, for ``with``."""
+        return SyncAgent(self._loop, self._loop.call(lambda: self.aio.agent(agent_id, model, **options)))
 
-        def make() -> AgentState[Any]:
-            return self._plane.agent(agent_id, model, type=type, name=name, owned=owned, wait_s=wait_s)
+    consistency = blocking(Plane.consistency)
+    health = blocking(Plane.health)
 
-        return SyncAgent(self._loop, self._loop.call(make))
+    @property
+    def transactions(self) -> SyncTransactions:
+        """Plane.transactions"""
+        return SyncTransactions(self._loop, self.aio.transactions)
 
-    def consistency(self) -> Consistency:
-        """Plane.consistency"""
-        return self._loop.run(self._plane.consistency())
+    @property
+    def work(self) -> SyncWork:
+        """Plane.work"""
+        return SyncWork(self._loop, self.aio.work)
+
+    @property
+    def stores(self) -> SyncStores:
+        """Plane.stores"""
+        return SyncStores(self._loop, self.aio.stores)
+
+    @property
+    def relay(self) -> SyncRelay:
+        """Plane.relay"""
+        return SyncRelay(self._loop, self.aio.relay)
+
+    @property
+    def outbox(self) -> Outbox:
+        """Plane.outbox"""
+        return self.aio.outbox
+
+    def inbox(self, consumer: str) -> Inbox:
+        """Plane.inbox"""
+        return self.aio.inbox(consumer)
+
+    @property
+    def pools(self) -> Pools:
+        """Plane.pools"""
+        return self.aio.pools
+
+    @property
+    def contract(self) -> Contract:
+        """Plane.contract"""
+        return self.aio.contract
 
 
 class SyncConnecting:
@@ -266,7 +433,7 @@ def connect(
     *,
     contract: Contract | None = None,
     background: bool = True,
-    events: bool = False,
+    events: Events = False,
     types: Iterable[type] = (),
 ) -> SyncConnecting:
     """holdfast.connect, for ``with``."""

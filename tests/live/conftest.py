@@ -12,6 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.caches import expressions
+
 SPECS = """\
 plane: small
 streams:
@@ -67,6 +69,7 @@ class Plane:
         self.specs = root / "specs"
         self.database = database
         self.url = url
+        self.cache = expressions()
         self.variables = {"PG_SECRET": str(database["password"]), "SMALL_PASSWORD": "s3cret-one"}
         (self.specs / "environments").mkdir(parents=True)
         self.write(SPECS)
@@ -94,7 +97,7 @@ class Plane:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
-        return {**kept, **self.variables, "HOLDFAST_CACHE": str(self.root / "cache"), **more}
+        return {**kept, **self.variables, "HOLDFAST_CACHE": self.cache, **more}
 
     def run(self, *arguments: str, code: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from provision.reconcile import local
+from tests.caches import expressions
 from tests.engine import tools
 from tests.live.drift_bed import Raw
 
@@ -108,6 +109,9 @@ for name in ("connections", "contract", "plan"):
     pulumi.export(name, getattr(plane, name))
 """
 
+#: Stands before pip for the ``python -m pip list`` of each command: it finds providers, and Pulumi.yaml names ours.
+NO_PIP = 'print("[]")\n'
+
 
 class Result(NamedTuple):
     """What a command ended with and printed."""
@@ -145,9 +149,9 @@ class Result(NamedTuple):
 class Stack:
     """A folder with ``specs/``, a Pulumi project and its state; the stack is ``dev``.
 
-    Folders beside each other share one cache of canonical expressions and one home of Pulumi. ``variables`` are added
-    to the environment of every command, which may print none of ``secrets``; ``database`` (libpq keywords) and ``url``
-    say where its servers are.
+    Folders beside each other share one home of Pulumi, all stacks of a process one cache of canonical expressions.
+    ``variables`` are added to the environment of every command, which may print none of ``secrets``; ``database``
+    (libpq keywords) and ``url`` say where its servers are.
     """
 
     def __init__(self, root: Path, name: str = "dev") -> None:
@@ -168,7 +172,7 @@ class Stack:
             "PULUMI_CONFIG_PASSPHRASE": "test",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-            "HOLDFAST_CACHE": str(shared / "cache"),
+            "HOLDFAST_CACHE": expressions(),
         }
 
     # Files ------------------------------------------------------------------------------------------------
@@ -319,6 +323,7 @@ class Small(Stack):
         self.secrets.add("s3cret-one")
         self.write(SPECS)
         self.targets(database, url)
+        (root / "pip.py").write_text(NO_PIP)
         self.project("small")
         self.program(PROGRAM)
 

@@ -95,8 +95,12 @@ def plane(tmp_path: Path, pg_database: Json, nats_url: str) -> Iterator[Wired]:
         yield found
 
 
+#: Kinds that are created as a Stream is, by one request to JetStream.
+ALIKE = ("KeyValueBucket", "ObjectStore", "Consumer")
+
+
 @pytest.mark.req("B3.1", "B2.4")
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.soak) if k in ALIKE else k for k in TYPES])
 def test_a_first_up_that_was_killed_is_finished_by_the_next(plane: Wired, kind: str) -> None:
     killed_up(plane, drawn(kind))
     plane.up()

@@ -55,6 +55,7 @@ class Guarded(Small):
         self.write(json.dumps(targets), "environments/dev.yaml")
         self.edit("\npools:", ROLES)
         self.variables["SMALL_PASSWORD"] = BY_ENV
+        self.variables["HOLDFAST_CACHE"] = str(root.parent / "cache")  # one that only these passwords can reach
         (root / "keys").mkdir()
         (root / "keys" / "small_file").write_text(f"{BY_FILE}\n")
         self.secrets |= {BY_ENV, BY_FILE}
@@ -91,10 +92,11 @@ class Guarded(Small):
         return True
 
     def leaks(self) -> list[str]:
-        """Files below the folder, and of the shared home and cache, that hold a secret in any spelling."""
+        """Files below the folder, and of Pulumi's home and our cache, that hold a secret in any spelling."""
         forms = {form: secret for secret in self.secrets for form in spellings(secret)}
         given = {self.root / "keys" / "small_file"}
-        places = [p for folder in (self.root, self.root.parent / "pulumi-shared") for p in folder.rglob("*")]
+        folders = (self.root, Path(self.environment()["PULUMI_HOME"]), Path(self.environment()["HOLDFAST_CACHE"]))
+        places = [p for folder in folders for p in folder.rglob("*")]
         assert self.root / "state" / ".pulumi" / "stacks" / "small" / "dev.json" in places
         found = {p: p.read_bytes() for p in places if p.is_file() and p not in given}
         return [f"{p} holds {forms[f]}" for p, text in found.items() for f in forms if f in text]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import CodecError, ConfigurationError
 from holdfast.events.limited import limited
-from holdfast.events.outbox import MESSAGE_ID, qualified
+from holdfast.events.outbox import BATCH, MESSAGE_ID, qualified
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -23,13 +24,17 @@ _STATEMENT_S = 10.0
 
 
 class Inbox:
-    """The memory of one consumer, named as it likes; two that share the name share the work."""
+    """The memory of one consumer, ``plane.inbox(name)``; two that share the name share the work.
 
-    def __init__(self, contract: Contract, consumer: str) -> None:
+    It notes in the database that ``pool`` reaches.
+    """
+
+    def __init__(self, contract: Contract, consumer: str, pool: Pool) -> None:
         if not consumer or "\x00" in consumer:
             raise ConfigurationError("a consumer needs a name")
         self._table = qualified(contract.names.inbox_table)
         self._consumer = consumer
+        self._pool = pool
         # A message may come again for as long as its stream keeps it.
         ages = [spec.max_age_s for spec in contract.streams.values()]
         self._keep_s = 2 * max(ages, default=0.0)
@@ -50,13 +55,15 @@ class Inbox:
         )
         return cursor.rowcount == 1
 
-    async def handle(self, pool: Pool, message: Msg, handler: Handler, *, timeout_s: float = 30.0) -> bool:
+    async def handle(self, message: Msg, handler: Handler, *, timeout_s: float = 30.0) -> bool:
         """Run ``handler`` in a transaction unless it has been run for this message, then acknowledge.
+
+        A message that lists several events is handled as a whole: ``events_of`` gives them.
 
         Returns whether it ran. When it raises, nothing is noted and the message comes again. The acknowledgement
         is sent after the commit: lost, it costs a second delivery, which finds the note.
         """
-        async with limited(timeout_s, "the inbox"), pool.connection() as connection, connection.transaction():
+        async with limited(timeout_s, "the inbox"), self._pool.connection() as connection, connection.transaction():
             fresh = await self.first(connection, message_id(message))
             if fresh:
                 await handler(connection, message)
@@ -64,12 +71,12 @@ class Inbox:
             await message.ack()
         return fresh
 
-    async def clean_up(self, pool: Pool, *, keep_s: float | None = None) -> int:
+    async def clean_up(self, *, keep_s: float | None = None) -> int:
         """Forget messages of this consumer older than ``keep_s``: by default, twice the longest age of a stream."""
         keep = self._keep_s if keep_s is None else keep_s
         if keep <= 0:
             return 0
-        async with limited(_STATEMENT_S, "the inbox"), pool.connection() as connection:
+        async with limited(_STATEMENT_S, "the inbox"), self._pool.connection() as connection:
             cursor = await connection.execute(
                 f"""DELETE FROM {self._table} AS i USING (
                       SELECT consumer, message_id FROM {self._table}
@@ -79,6 +86,27 @@ class Inbox:
                 [self._consumer, keep, _CLEAN_ROWS],
             )
             return int(cursor.rowcount)
+
+
+class Told(NamedTuple):
+    """One event as a consumer has it. ``event_id`` stays the same however often it is delivered."""
+
+    event_id: str
+    subject: str
+    payload: Any
+    headers: Mapping[str, str]
+
+
+def events_of(message: Msg) -> list[Told]:
+    """The events that a message tells of, in their order: one, or those of a batch. Raises CodecError."""
+    headers = message.headers or {}
+    try:
+        payload = json.loads(message.data)
+        if BATCH not in headers:
+            return [Told(message_id(message), message.subject, payload, headers)]
+        return [Told(e["event_id"], message.subject, e["payload"], e["headers"]) for e in payload["events"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CodecError("the message holds no event", driver_error=error) from None
 
 
 def message_id(message: Msg) -> str:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 #: Set by the relay itself; nobody else may.
 MESSAGE_ID: Final = "Nats-Msg-Id"
 EXPECTED_STREAM: Final = "Nats-Expected-Stream"
+#: On a message that lists several events: how many.
+BATCH: Final = "Holdfast-Batch"
+#: So long the list may be where its stream declares no bound.
+_LIST_BYTES: Final = 512 * 1024
 _TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f]+")
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _LINE_BREAKS = re.compile(r"[\r\n\x00]")
@@ -48,6 +52,10 @@ class Outbox:
         self._insert = insert_statement(contract.names.outbox_table)
         self._streams = Streams.of(contract)
 
+    def takes(self, subject: str) -> bool:
+        """Whether a stream of the plane takes a subject."""
+        return self._streams.find(subject) is not None
+
     async def add(
         self,
         connection: AsyncConnection[Any],
@@ -70,19 +78,22 @@ class Outbox:
         connection: AsyncConnection[Any],
         events: Iterable[Event],
         *,
+        batch: bool = False,
         unless_trigger: tuple[str, str] | None = None,
     ) -> list[UUID]:
-        """Note events in this order, with one statement. Returns their ids.
+        """Note events in this order, with one statement. Returns the ids of their messages.
 
-        ``unless_trigger`` names a table and a trigger: where that trigger is on, it tells of the table's changes, and
-        nothing is noted here (the ids are then none). Errors as for ``add``.
+        ``batch`` lets events of one subject leave as one message that lists them, or as few as its stream takes;
+        ``holdfast.events_of`` reads them. ``unless_trigger`` names a table and a trigger: where that trigger is on, it
+        tells of the table's changes, and nothing is noted here (the ids are then none). Errors as for ``add``.
         """
-        rows = [_row(event, self._streams) for event in events]
+        rows = [_row(event, self._streams) for event in (batched(events, self._streams) if batch else events)]
         if not rows:
             return []
         _require_transaction(connection)
         table, trigger = unless_trigger or (None, None)
         columns = [list(column) for column in zip(*rows, strict=True)]
+        points.reach("outbox.adding")
         cursor = await connection.execute(self._insert, [*columns, table, trigger])
         points.reach("outbox.added")
         return [UUID(row[0]) for row in rows] if cursor.rowcount else []
@@ -163,6 +174,46 @@ class Streams:
         return None
 
 
+def batched(events: Iterable[Event], streams: Streams) -> list[Event]:
+    """Events of one subject as one that lists them in their order, or as few as its stream takes.
+
+    Each keeps an id of its own in the list, and its headers; those that all share are the message's too.
+    """
+    lanes: dict[str, list[Event]] = {}
+    for event in events:
+        lanes.setdefault(event.subject, []).append(event)
+    found = []
+    for subject, lane in lanes.items():
+        bound = (streams.find(subject) or ("", None))[1]
+        room = _LIST_BYTES if bound is None else bound - 2 * _HEADROOM_BYTES
+        taken: list[Event] = []
+        left = room
+        for event in lane:
+            size = len(encode(_entry(event)).encode()) + 1
+            if taken and size > left:
+                found.append(_joined(taken))
+                taken, left = [], room
+            taken.append(event)
+            left -= size
+        found.append(_joined(taken))
+    return found
+
+
+def _entry(event: Event) -> dict[str, Any]:
+    return {"event_id": str(uuid4()), "payload": event.payload, "headers": dict(event.headers)}
+
+
+def _joined(events: Sequence[Event]) -> Event:
+    first = events[0]
+    if len(events) == 1:
+        return first
+    shared = {
+        name: value for name, value in first.headers.items() if all(e.headers.get(name) == value for e in events)
+    }
+    payload = {"events": [_entry(event) for event in events]}
+    return Event(first.subject, payload, {**shared, BATCH: str(len(events))})
+
+
 def _row(event: Event, streams: Streams) -> tuple[str, str, str, str]:
     check_subject(event.subject)
     payload = encode(event.payload)
@@ -189,5 +240,9 @@ def _headers(headers: Mapping[str, str]) -> str:
 def _require_transaction(connection: AsyncConnection[Any]) -> None:
     from psycopg.pq import TransactionStatus
 
+    from holdfast.sql.connection import Connection
+
+    if isinstance(connection, Connection):
+        connection.has_events = True
     if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
         raise ConfigurationError("an event needs the transaction of the data it tells of; none is open")

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from holdfast import points
 from holdfast.errors import ConnectionFailed, HoldfastError, OperationTimeout
 from holdfast.events.outbox import EXPECTED_STREAM, MESSAGE_ID, Streams
+from holdfast.kv.link import Link, Silence
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -26,7 +28,7 @@ _MARGIN_S: Final = 10.0
 #: Error codes of JetStream that no repetition mends: message too large, not the expected stream (server, errors.json).
 _FINAL: Final = {10054: "it is larger than its stream allows", 10060: "another stream than declared took it"}
 _NO_MESSAGE: Final = 10037
-_PING_S: Final = 2
+_PING_S: Final = 2.0
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Publisher:
 
     def __init__(self, client: Client, contract: Contract, streams: Streams, in_flight: int, timeout_s: float) -> None:
         self._client, self._streams, self._timeout_s = client, streams, timeout_s
+        self._link = Link(client)
         self._slots = asyncio.Semaphore(in_flight)
         self._windows = {name: spec.duplicate_window_s or _DEFAULT_WINDOW_S for name, spec in contract.streams.items()}
 
@@ -61,14 +64,11 @@ class Publisher:
         return report
 
     async def _is_reachable(self) -> bool:
-        from nats.errors import Error
-
         if not self._client.is_connected:
             return False
         try:
-            async with asyncio.timeout(_PING_S + 1):
-                await self._client.flush(timeout=_PING_S)
-        except (Error, OSError, TimeoutError):
+            await self._link.ping(_PING_S)
+        except (Silence, ConnectionFailed):
             return False
         return True
 
@@ -101,6 +101,7 @@ class Publisher:
             return
         error = answer.get("error")
         if error is None:
+            points.reach("relay.acknowledged")
             report.done.append(row.outbox_id)
             report.duplicates += bool(answer.get("duplicate"))
         elif (reason := _FINAL.get(error.get("err_code"))) is not None:

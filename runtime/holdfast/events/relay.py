@@ -30,6 +30,7 @@ from holdfast.events.limited import limited
 from holdfast.events.outbox import Streams, qualified
 from holdfast.events.publish import Publisher, Report
 from holdfast.events.wake import Direct, Listener
+from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -159,13 +160,16 @@ class Relay:
         tasks, self._tasks = self._tasks, []
         if tasks:
             await asyncio.wait(tasks[:1], timeout=timeout_s)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
     def wake(self) -> None:
-        """Look now. Whoever committed an event in this process may call it."""
+        """Look now."""
         self._woken.set()
+
+    def committed(self) -> None:
+        """Events may have been committed in this process: look now, unless another relay is at work."""
+        if self._active:
+            self.wake()
 
     async def run(self) -> None:
         """Publish until stopped or cancelled; failures are waited out and tried again."""
@@ -180,7 +184,7 @@ class Relay:
                 self._failures += 1
                 self._cursor = None
                 _log.warning("the relay could not go on and tries again: %s", error)
-                await self._sleep(pause)
+                await self._rest_for(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 continue
             pause = _FIRST_PAUSE_S
@@ -212,6 +216,7 @@ class Relay:
                 points.reach("relay.published")
                 await self._mark(connection, report)
                 points.reach("relay.marked")
+            points.reach("relay.committed")
         return self._settle(rows, report)
 
     async def status(self) -> RelayStatus:
@@ -344,6 +349,13 @@ class Relay:
             )
             row = await cursor.fetchone()
         return bool(row and row[0])
+
+    async def _rest_for(self, seconds: float) -> None:
+        """Wait out a failure, whatever is committed meanwhile; only ``stop`` ends it before its time."""
+        until = time.monotonic() + seconds
+        while not self._stopping and (left_s := until - time.monotonic()) > 0:
+            self._woken.clear()
+            await self._sleep(left_s)
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -58,9 +58,18 @@ class TaskRow:
 
 
 def state_event(
-    agent_id: UUID | str, state_key: str, old: StateRow | None, new: StateRow | None, at: float
+    agent_id: UUID | str,
+    state_key: str,
+    old: StateRow | None,
+    new: StateRow | None,
+    at: float,
+    *,
+    largest: int = LARGEST_BYTES,
 ) -> Event | None:
-    """The event of a changed row; None where nothing changed. ``at`` is in seconds since 1970."""
+    """The event of a changed row; None where nothing changed. ``at`` is in seconds since 1970.
+
+    One of more than ``largest`` bytes says that the values changed, and not how.
+    """
     before = old if old and not old.is_deleted else None
     after = new if new and not new.is_deleted else None
     if before is None and after is None:
@@ -78,7 +87,7 @@ def state_event(
         "version": row.version,
         "timestamp": at,
     }
-    if len(encode(payload).encode()) > LARGEST_BYTES:
+    if len(encode(payload).encode()) > largest:
         payload |= {"old_value": None, "new_value": None, "omitted": True}
     return Event(f"agents.state.{agent_id}", payload)
 

@@ -321,6 +321,10 @@ class Bucket:
             raise ConfigurationError(f"the bucket {self.name} does not exist; holdfast apply makes it")
         raise HoldfastError(f"NATS refused to tell of the bucket {self.name} with its error {answer.code}")
 
+    async def now_s(self) -> float:
+        """The leader's clock, which gives every entry its ``created_ns``, in seconds since 1970."""
+        return messages.nanoseconds((await self.state())["ts"]) / 1e9
+
     async def _on_advisory(self, message: Msg) -> None:
         """Something happened to the stream: was it rebuilt? Listeners hear of it also when nothing is written."""
         self._reasons += 1

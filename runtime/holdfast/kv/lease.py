@@ -101,6 +101,10 @@ async def acquire(bucket: Bucket, owner_key: str, holder: str, *, ttl_s: float, 
 
     Waits up to ``wait_s`` for another holder's to end. Raises LeaseHeld, Unsupported, ConnectionFailed,
     OperationTimeout; ConfigurationError for a time that is not positive.
+
+    Its time is the stream leader's: the clocks of holder and taker may jump as they like. If the leader's jumps ahead,
+    the lease may be taken early, and the old owner is fenced as after a pause; if it jumps back, the lease of an owner
+    that crashed ends that much later.
     """
     if not ttl_s > 0:
         raise ConfigurationError("a lease lasts a positive number of seconds")
@@ -111,7 +115,8 @@ async def acquire(bucket: Bucket, owner_key: str, holder: str, *, ttl_s: float, 
         newest = await bucket.last(ownership.filter)  # before the lease: see Ownership
         found = await bucket.get(ownership.key)
         claim = Claim.decode(found) if found is not None else None
-        if claim is None or claim.until <= time.time():
+        left_s = claim.until - await bucket.now_s() if claim is not None and claim.until else 0.0
+        if claim is None or left_s <= 0:
             try:
                 await ownership.claim(newest.position if newest is not None else 0)
             except asyncio.CancelledError:
@@ -125,7 +130,10 @@ async def acquire(bucket: Bucket, owner_key: str, holder: str, *, ttl_s: float, 
                 await asyncio.sleep(random.uniform(0, 0.01 * tries))  # noqa: S311 - spreads racers
                 continue
             return Lease(ownership)
-        left_s = end - time.monotonic()
-        if left_s <= 0:
-            raise LeaseHeld(f"{claim.holder} has the lease on {owner_key}", holder=claim.holder, until=claim.until)
-        await asyncio.sleep(max(0.001, min(left_s, _LOOK_AGAIN_S, claim.until - time.time())))
+        wait_left_s = end - time.monotonic()
+        if wait_left_s <= 0:
+            text = (
+                f"{claim.holder} has the lease on {owner_key}: wait for it with wait_s, or only read with owned=False"
+            )
+            raise LeaseHeld(text, holder=claim.holder, until=claim.until)
+        await asyncio.sleep(max(0.001, min(wait_left_s, _LOOK_AGAIN_S, left_s)))

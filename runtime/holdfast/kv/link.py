@@ -61,8 +61,16 @@ class Link:
         reconnects: int = self.client.stats["reconnects"]
         return reconnects
 
+    async def ping(self, timeout_s: float) -> None:
+        """A round trip to the server: a message to ourselves. Raises Silence, ConnectionFailed.
+
+        ``Client.flush`` would do, but an answer to it that comes after its time ends the client's reading for good
+        (nats-py 2.16, ``_process_pong`` sets a result on a cancelled future).
+        """
+        await self.ask("", b"", timeout_s)
+
     async def ask(self, subject: str, payload: bytes, timeout_s: float, headers: dict[str, str] | None = None) -> bytes:
-        """One attempt. Raises Silence; ConnectionFailed where the client is closed."""
+        """One attempt; without a subject we answer ourselves. Raises Silence; ConnectionFailed for a closed client."""
         loop = asyncio.get_running_loop()
         token = str(next(self._numbers))
         answer: asyncio.Future[Msg] = loop.create_future()
@@ -71,7 +79,8 @@ class Link:
         try:
             if self._answers is None:
                 await self._open()
-            await self.client.publish(subject, payload, reply=self._inbox + token, headers=headers)
+            reply = self._inbox + token
+            await self.client.publish(subject or reply, payload, reply=reply, headers=headers)
             message = await answer
         except Exception as error:
             raise _translated(error) from None
@@ -191,7 +200,8 @@ class Tries:
         outcome = "whether it took effect is unknown" if self.is_unknown else "nothing was changed"
         if self._link.client.is_connected:
             return OperationTimeout(f"NATS did not answer in time; {outcome}", driver_error=self._cause)
-        return ConnectionFailed(f"NATS cannot be reached; {outcome}", driver_error=self._cause)
+        reason = "was closed: use a plane inside of its `async with`" if self._link.client.is_closed else "is lost"
+        return ConnectionFailed(f"the connection to NATS {reason}; {outcome}", driver_error=self._cause)
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

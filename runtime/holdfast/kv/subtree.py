@@ -30,25 +30,31 @@ _LONGEST_PAUSE_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The value of a lease key. ``until``: seconds since 1970, 0 once released. ``epoch`` None: its own position."""
+    """What a lease key says. ``until``: seconds since 1970 by the server's clock, 0 once released.
+
+    ``epoch`` None: its own position.
+    """
 
     holder: str
     until: float
     token: str
     epoch: Position | None
 
-    def encode(self) -> bytes:
-        epoch = str(self.epoch) if self.epoch is not None else None
-        return json.dumps({"holder": self.holder, "until": self.until, "token": self.token, "epoch": epoch}).encode()
+    @staticmethod
+    def encode(holder: str, lasts_s: float, token: str, epoch: Position | None) -> bytes:
+        """``lasts_s`` counts from when the server takes the write: no clock of an owner's decides anything."""
+        said = str(epoch) if epoch is not None else None
+        return json.dumps({"holder": holder, "lasts_s": lasts_s, "token": token, "epoch": said}).encode()
 
     @classmethod
     def decode(cls, entry: Entry) -> Claim:
         """Raises CodecError."""
         try:
             fields: dict[str, Any] = json.loads(entry.value or b"")
-            epoch = fields.get("epoch")
+            epoch, lasts_s = fields.get("epoch"), float(fields["lasts_s"])
+            until = entry.created_ns / 1e9 + lasts_s if lasts_s else 0.0
             known = Position.parse(epoch) if epoch else None
-            return cls(str(fields["holder"]), float(fields["until"]), str(fields.get("token", "")), known)
+            return cls(str(fields["holder"]), until, str(fields.get("token", "")), known)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CodecError(f"{entry.key} does not hold a lease") from None
 
@@ -87,7 +93,7 @@ class Ownership:
     async def claim(self, expect: int | Position) -> None:
         """Write the lease over ``expect``, the subtree's last revision. Raises VersionConflict."""
         sent = time.monotonic()
-        value = Claim(self.holder, time.time() + self.ttl_s, self.token, None).encode()
+        value = Claim.encode(self.holder, self.ttl_s, self.token, None)
         write = self.bucket.prepare(self.key, value, expect=expect, subtree=self.filter, ttl_s="never")
         try:
             await self.bucket.perform(write)
@@ -100,7 +106,7 @@ class Ownership:
         """Write the lease again. Raises Fenced."""
         async with self._lock:
             sent = time.monotonic()
-            await self._put(self.key, lambda: self._claim(time.time() + self.ttl_s), "never", {})
+            await self._put(self.key, lambda: self._claim(self.ttl_s), "never", {})
             self.deadline = sent + self.ttl_s
 
     async def release(self) -> None:
@@ -112,8 +118,8 @@ class Ownership:
             self.is_released = True
             self.lost.set()
 
-    def _claim(self, until: float) -> bytes:
-        return Claim(self.holder, until, self.token, self.epoch).encode()
+    def _claim(self, lasts_s: float) -> bytes:
+        return Claim.encode(self.holder, lasts_s, self.token, self.epoch)
 
     # Writing -------------------------------------------------------------------------------------------------
 

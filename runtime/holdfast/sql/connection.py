@@ -37,6 +37,8 @@ class Connection(AsyncConnection[Any]):
     slow_s: float = float("inf")
     #: Waits that took longer than ``slow_s``.
     slow: int = 0
+    #: Whether its user wrote to the outbox: the pool then tells the relay.
+    has_events: bool = False
 
     async def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait for the server, within the limit."""

@@ -33,10 +33,12 @@ _TIMES = {
     "57P05": "the session was idle for too long",
     "55P03": "a lock did not become free in time",
 }
+_LOGIN = "the database refuses the login of this role: check the password that its pool names, PG_USER, PG_PASSWORD"
+_DATABASE = "the database does not exist: check PG_DATABASE, and that the plane was applied"
 _REFUSED = {
-    "28": "the database refuses the login of this role",
-    "3D": "the database does not exist",
-    "42501": "the role lacks a privilege",
+    "28": _LOGIN,
+    "3D": _DATABASE,
+    "42501": "the role of this pool lacks a privilege: grant it in the specs",
 }
 
 
@@ -72,9 +74,12 @@ def translate(error: BaseException, *, was_cut: bool = False) -> HoldfastError:
 
 #: libpq gives no SQLSTATE for a refused connection, so its text decides, where the server speaks English.
 _REFUSALS = (
-    (("authentication failed", "no pg_hba.conf entry", 'role "'), "the database refuses the login of this role"),
-    (('database "',), "the database does not exist"),
-    (("certificate", "server does not support SSL"), "TLS with the database failed"),
+    (("authentication failed", "no pg_hba.conf entry", 'role "'), _LOGIN),
+    (('database "',), _DATABASE),
+    (
+        ("certificate", "server does not support SSL"),
+        "TLS with the database failed: check PG_SSL_ROOT_CERT and what the server offers",
+    ),
 )
 _FULL = ("too many connections", "too many clients", "remaining connection slots")
 
@@ -133,7 +138,9 @@ def _of_transaction(state: str, error: BaseException) -> HoldfastError:
                                     driver_error=error)  # fmt: skip
     if state.startswith("0A") or state == "55000":
         return Unsupported(f"the server cannot do this as it is set up (SQLSTATE {state})", driver_error=error)
-    return TransactionFailed(f"the database refused (SQLSTATE {state})", sqlstate=state, driver_error=error)
+    return TransactionFailed(
+        f"the database refused (SQLSTATE {state}): driver_error has its words", sqlstate=state, driver_error=error
+    )
 
 
 def _constraint(error: BaseException) -> str | None:

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -57,6 +58,8 @@ class Pool:
         self.standing: Standing | None = None
         self.health = Health(name, True, None, 0, 0)
         self.lag_s: float | None = None
+        #: Called when a connection comes back whose user wrote to the outbox; by then that is committed or gone.
+        self.on_events: Callable[[], None] = lambda: None
         self._idle: deque[Connection] = deque()
         self._uses: dict[Connection, _Use] = {}
         self._permits = asyncio.Semaphore(spec.max)
@@ -255,6 +258,9 @@ class Pool:
         elif error is None:
             connection.seen_at = time.monotonic()
             self.breaker.succeeded()
+        if connection.has_events:
+            connection.has_events = False
+            self.on_events()
         if self._is_untouched(connection):
             connection.limit_s = limit_of(self.spec)
             self._idle.append(connection)

@@ -28,6 +28,7 @@ from holdfast.errors import (
     TransactionFailed,
     ValidationFailed,
 )
+from holdfast.points import reach
 from holdfast.retry import Retry
 from holdfast.sql.connection import GRACE_S, Connection
 from holdfast.sql.failures import is_lost
@@ -250,7 +251,9 @@ class _Attempts(Generic[T]):
                 if isinstance(error, TimeoutError):
                     raise OperationTimeout(f"the transaction took longer than {context.timeout_s:g} s") from None
                 raise
+            reach("transaction.done")
             await self._commit(connection, transaction, value)
+            reach("transaction.committed")
             await connection.set_isolation_level(None)
             return value
 

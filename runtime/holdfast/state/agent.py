@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from uuid import UUID
 
-from holdfast.errors import (
-    DuplicateKey,
-    HoldfastError,
-    NotFound,
-    Unsupported,
-)
+from holdfast.errors import CodecError, DuplicateKey, HoldfastError, NotFound, Unsupported
 from holdfast.kv.entry import ORIGIN, Position
 from holdfast.kv.lease import acquire
 from holdfast.kv.link import finish
@@ -27,9 +22,11 @@ from holdfast.state.editing import Editing
 from holdfast.state.edits import Edit
 from holdfast.state.home import StateChange, Written
 from holdfast.state.hydration import Head
-from holdfast.state.keys import RESERVED, agent_uuid, bucket_key, parse_bucket_key
+from holdfast.state.keys import MAX_LENGTH, RESERVED, agent_uuid, bucket_key, check_text, parse_bucket_key
+from holdfast.state.levels import ConsistencyLevel, read_strong
 from holdfast.state.lifecycle import Status
 from holdfast.state.schema import named_types, version_of
+from holdfast.state.writer import FORKED
 
 if TYPE_CHECKING:
     from holdfast.state.home import Durability, Home
@@ -38,6 +35,7 @@ _log = logging.getLogger("holdfast.state")
 M = TypeVar("M")
 
 _MISSING: Final[Any] = object()
+_EVENTUAL: Final = ConsistencyLevel.EVENTUAL
 _CLOSE_FLUSH_S: Final = 5.0
 
 
@@ -64,9 +62,9 @@ class AgentState(AgentCore, Generic[M]):
         opened: Callable[[AgentState[Any]], object] = lambda agent: None,
         closed: Callable[[AgentState[Any]], object] = lambda agent: None,
     ) -> None:
-        super().__init__(home, agent_id, type, name or str(agent_id), version_of(model) if model is not None else 0)
+        version = version_of(model) if model is not None else 0
+        super().__init__(home, agent_id, type, str(agent_id) if name is None else name, version, owned=owned)
         self.model = model
-        self.owned = owned
         self.codec = Codec((*types, *(named_types(model) if model is not None else ())))
         self._wait_s = wait_s
         self._opened, self._closed = opened, closed
@@ -75,12 +73,18 @@ class AgentState(AgentCore, Generic[M]):
 
     async def __aenter__(self) -> Self:
         if self.owned:
-            limits = self._home.contract.limits
-            self._lease = await acquire(
-                self._home.bucket, str(self.agent_id), self._home.holder, ttl_s=limits.lease_ttl, wait_s=self._wait_s
+            ttl_s = self._home.contract.limits.lease_ttl
+            self._take(
+                await acquire(
+                    self._home.bucket, str(self.agent_id), self._home.holder, ttl_s=ttl_s, wait_s=self._wait_s
+                )
             )
             self._opened(self)
-            await self._register()
+            try:
+                await self._register()
+            except BaseException:
+                await self.close()  # else the lease would be renewed for ever
+                raise
         return self
 
     async def __aexit__(
@@ -104,15 +108,26 @@ class AgentState(AgentCore, Generic[M]):
 
     # Values --------------------------------------------------------------------------------------------------
 
-    async def get(self, key: str, default: Any = _MISSING) -> Any:
-        """The value of a key; ``default`` where it has none, else NotFound."""
+    async def get(self, key: str, default: Any = _MISSING, *, level: ConsistencyLevel = _EVENTUAL) -> Any:
+        """The value of a key; ``default`` where it has none, else NotFound.
+
+        ``level`` says how consistent the value is; any but EVENTUAL reads all keys, as ``items``.
+        """
+        if level is not _EVENTUAL:
+            found = await self.items(level)
+            return found[key] if key in found else self._decoded(key, None, default)
         head = self._heads.get(key)
         if head is not None and head.value is not None and self.is_current:
-            return self.codec.decode(head.value)
+            return self.codec.decode(head.value, key)
         return self._decoded(key, await self._load(key), default)
 
-    async def items(self) -> dict[str, Any]:
-        """All keys with their values."""
+    async def items(self, level: ConsistencyLevel = _EVENTUAL) -> dict[str, Any]:
+        """All keys with their values. Raises OperationTimeout where ``level`` asks more than the database has yet."""
+        if level is ConsistencyLevel.STRONG:
+            rows = await read_strong(self._home, self.agent_id, FLUSH_S)
+            return {key: self.codec.decode(value, key) for key, value in sorted(rows.items())}
+        if level is ConsistencyLevel.CROSS_SYSTEM:
+            return await self._items_of_one_moment()
         heads = self._heads
         if self._lease is not None:
             await self.hydrate()
@@ -123,28 +138,43 @@ class AgentState(AgentCore, Generic[M]):
             left = {key: Head(value, Position(0, 0)) for key, value in snapshot.unfinished.items()}
             heads = snapshot.heads | left
         self._require_sound(self._damaged)
+        return self._values(heads)
+
+    def _values(self, heads: Mapping[str, Head]) -> dict[str, Any]:
         return {
-            key: self.codec.decode(head.value)
+            key: self.codec.decode(head.value, key)
             for key, head in sorted(heads.items())
             if head.value is not None and not key.startswith(RESERVED)
         }
 
+    async def _items_of_one_moment(self) -> dict[str, Any]:
+        await self.hydrate()
+        async with self._lock:  # no edit is half done
+            self._require_sound(self._damaged)
+            heads = dict(self._heads)
+            unflushed = {key: kept.position for key, kept in self.unflushed.kept.items()}
+        await self._until_durable(unflushed, FLUSH_S)
+        return self._values(heads)
+
     async def put(self, key: str, value: Any, ack: Durability = "kv", *, correlation_id: str | None = None) -> Written:
         """Write a value. ``ack="sql"`` waits until the database has it, 30 seconds at most.
 
-        Raises BackPressure while the database is too far behind.
+        ``correlation_id``, text of up to 255 characters, travels with the write and with its event. Raises BackPressure
+        while the database is too far behind.
         """
         data = self.codec.encode(value)
         name = self._bucket_key(key)
-        await self._home.pressure.admit()
+        if correlation_id is not None and not check_text(correlation_id, MAX_LENGTH, "a correlation id").isprintable():
+            raise CodecError("a correlation id is one line of text")
+        await self.admit(ack)
         async with self._lock:
             position = await self._commit(key, name, data, correlation_id)
-        return await self.acknowledge({key: position}, ack)
+        return Written(position, ack) if ack == "kv" else await self.acknowledge({key: position}, ack)
 
     async def delete(self, key: str, ack: Durability = "kv") -> Written:
         """Delete a key, whether or not it is there; the database keeps a tombstone of it."""
         name = self._bucket_key(key)
-        await self._home.pressure.admit()
+        await self.admit(ack)
         async with self._lock:
             position = await self._commit(key, name, None, None)
         return await self.acknowledge({key: position}, ack)
@@ -157,7 +187,7 @@ class AgentState(AgentCore, Generic[M]):
         Without ``default`` a missing key is NotFound.
         """
         name = self._bucket_key(key)
-        await self._home.pressure.admit()
+        await self.admit(ack)
         while True:
             value = await self._load(key)
             before = self._heads.get(key)
@@ -190,7 +220,7 @@ class AgentState(AgentCore, Generic[M]):
                 if entry.headers.get(ORIGIN) == "sql" and named[1] in seen:
                     continue  # hydration put back what was told already
                 seen.add(named[1])
-                value = self.codec.decode(entry.value) if entry.value is not None else None
+                value = self.codec.decode(entry.value, named[1]) if entry.value is not None else None
                 yield StateChange(named[1], value, entry.position, entry.value is None)
 
     # The database --------------------------------------------------------------------------------------------
@@ -222,13 +252,12 @@ class AgentState(AgentCore, Generic[M]):
         """
         found, values, schema = await checkpoints.load(self._home, self.agent_id, which)
         await self.hydrate()
-        data = {"checkpoint_id": str(found.checkpoint_id), "checkpoint_name": found.name}
-        await self.replace(Edit(values, schema, {"type": "rolled_back", "data": data}), "restore")
+        await self.replace(Edit(values, schema, {"type": "rolled_back", "data": checkpoints.told(found)}), "restore")
         return found
 
     async def replace(self, whole: Edit, what: str) -> None:
         """Make the state what ``whole`` says, without any other key, as one edit; wait for the database."""
-        await self.admit()
+        await self.admit("sql")
         async with self._lock:
             heads = {key: head.value for key, head in self._heads.items() if not key.startswith(RESERVED)}
             wanted = {key: value for key, value in whole.values.items() if heads.get(key) != value}
@@ -238,8 +267,13 @@ class AgentState(AgentCore, Generic[M]):
         await self.acknowledge(positions, "sql")
 
     async def fork(self, new_agent_id: UUID | str) -> UUID:
-        """Give a new agent this one's state. Raises DuplicateKey when it has a state of its own; LeaseHeld."""
+        """Give a new agent this one's state, and this one to it as its parent unless it has one. Returns its id.
+
+        An event ``forked`` is noted with it. It counts whole or not at all; when this raises OperationTimeout, the
+        bucket has it, and the database follows. Raises DuplicateKey when the other has a state of its own; LeaseHeld.
+        """
         await self.hydrate()
+        await self._register()
         async with self._lock:
             self._require_sound(self._damaged)
             heads = dict(self._heads)
@@ -251,13 +285,13 @@ class AgentState(AgentCore, Generic[M]):
             await other.hydrate()
             if any(head.value is not None for head in other.heads().values()):
                 raise DuplicateKey("the agent to fork to has a state already")
-            event = {"type": "forked", "data": {"from_agent_id": str(self.agent_id)}}
+            event = {"type": FORKED, "data": {"from_agent_id": str(self.agent_id)}}
             await other.replace(Edit(values, self.schema, event), "fork")
         return new_id
 
     def _decoded(self, key: str, value: bytes | None, default: Any) -> Any:
         if value is not None:
-            return self.codec.decode(value)
+            return self.codec.decode(value, key)
         if default is _MISSING:
             raise NotFound(f"the agent has no {key!r}")
         return default

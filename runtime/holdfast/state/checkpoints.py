@@ -14,15 +14,13 @@ from holdfast.events.outbox import qualified
 from holdfast.kv.entry import Position
 from holdfast.state.codec import canonical, checksum
 from holdfast.state.flush_sql import register_statement
-from holdfast.state.keys import RESERVED
+from holdfast.state.keys import MAX_LENGTH, MAX_TRIGGER, RESERVED, check_text
 
 if TYPE_CHECKING:
     from holdfast.state.home import Home
     from holdfast.state.hydration import Head
 
 _STATEMENT_S: Final = 20.0
-_NAME: Final = 255
-_TRIGGER: Final = 100
 _COLUMNS: Final = "checkpoint_id, checkpoint_name, trigger_event, created_at, kv_revision"
 
 
@@ -39,16 +37,20 @@ class Checkpoint(NamedTuple):
 async def store(
     home: Home, agent_id: UUID, heads: Mapping[str, Head], schema: int, name: str | None, trigger: str
 ) -> Checkpoint:
-    """Keep the values. Raises CodecError for a name of no or too many characters, and what the database raises."""
-    if name is not None and not 0 < len(name) <= _NAME:
-        raise CodecError(f"the name of a checkpoint has 1 to {_NAME} characters")
+    """Keep the values, and note the life-cycle event ``checkpointed``.
+
+    Raises CodecError for a name or a trigger that the table does not take, and what the database raises.
+    """
+    check_text(trigger, MAX_TRIGGER, "the trigger of a checkpoint")
+    if name is not None:
+        check_text(name, MAX_LENGTH, "the name of a checkpoint")
     names = home.contract.names
     statement = f"""
         INSERT INTO {qualified(names.checkpoint_table)}
                (checkpoint_id, agent_id, checkpoint_name, state_snapshot, kv_revision, trigger_event)
         VALUES (%s, %s, %s, %s::jsonb, %s, %s) RETURNING {_COLUMNS}"""
     newest = max((head.position for head in heads.values()), default=Position(0, 0))
-    parameters = [uuid4(), agent_id, name, snapshot(heads, schema, newest), newest.revision, trigger[:_TRIGGER]]
+    parameters = [uuid4(), agent_id, name, snapshot(heads, schema, newest), newest.revision, trigger]
     async with (
         limited(_STATEMENT_S, "the database"),
         home.pools.primary.connection() as connection,
@@ -56,8 +58,14 @@ async def store(
     ):
         await connection.execute(register_statement(names.registry_table), [[agent_id]])
         cursor = await connection.execute(statement, parameters)
-        row: Any = await cursor.fetchone()
-    return Checkpoint(*row)
+        stored = Checkpoint(*(await cursor.fetchone() or ()))
+        await home.writer.note(connection, agent_id, "checkpointed", told(stored))
+    return stored
+
+
+def told(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a life-cycle event says of a checkpoint."""
+    return {"checkpoint_id": str(checkpoint.checkpoint_id), "checkpoint_name": checkpoint.name}
 
 
 async def listed(home: Home, agent_id: UUID) -> list[Checkpoint]:
@@ -75,12 +83,14 @@ async def load(home: Home, agent_id: UUID, which: str | UUID) -> tuple[Checkpoin
 
     Raises NotFound, CodecError for a snapshot that cannot be read or was changed, and what the database raises.
     """
-    column = "checkpoint_id" if isinstance(which, UUID) else "checkpoint_name"
+    wanted = str(which)
+    check_text(wanted, MAX_LENGTH, "the name of a checkpoint")
     statement = f"""
         SELECT state_snapshot::text, {_COLUMNS} FROM {qualified(home.contract.names.checkpoint_table)}
-         WHERE agent_id = %s AND {column} = %s ORDER BY created_at DESC, checkpoint_id LIMIT 1"""
+         WHERE agent_id = %s AND (checkpoint_id::text = %s OR checkpoint_name = %s)
+         ORDER BY checkpoint_id::text = %s DESC, created_at DESC, checkpoint_id LIMIT 1"""
     async with limited(_STATEMENT_S, "the database"), home.pools.primary.connection() as connection:
-        cursor = await connection.execute(statement, [agent_id, which])
+        cursor = await connection.execute(statement, [agent_id, wanted, wanted, wanted])
         row: Any = await cursor.fetchone()
     if row is None:
         raise NotFound("the agent has no such checkpoint")
@@ -91,8 +101,13 @@ async def load(home: Home, agent_id: UUID, which: str | UUID) -> tuple[Checkpoin
 
 def snapshot(heads: Mapping[str, Head], schema: int, newest: Position) -> str:
     """What is stored: the values, where the newest stands, the version of their schema, a checksum."""
-    kept = {key: head.value for key, head in heads.items() if head.value is not None and not key.startswith(RESERVED)}
-    values = {key: json.loads(value) for key, value in kept.items()}
+    values = {}
+    for key, head in heads.items():
+        if head.value is not None and not key.startswith(RESERVED):
+            try:
+                values[key] = json.loads(head.value)
+            except ValueError:
+                raise CodecError(f"the value of {key!r} is not JSON: write or delete it first") from None
     summed = checksum(canonical(values))
     body = {"values": values, "schema": schema, "incarnation": newest.incarnation, "checksum": summed}
     return canonical(body).decode()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
@@ -45,8 +45,9 @@ class Codec:
     """Encodes values and decodes them again.
 
     Known without more: None, bool, int, float, str, list, tuple, dict, set, frozenset, bytes, datetime, date, time,
-    timedelta, UUID, Decimal. ``types`` adds enums, dataclasses, pydantic models and msgspec structs, found by their
-    class name; nothing else is ever made. Raises CodecError when two types share a name.
+    timedelta, UUID, Decimal; a time zone comes back as its offset. ``types`` adds enums, dataclasses, pydantic models
+    and msgspec structs, found by their class name; nothing else is ever made. Raises CodecError when two types share a
+    name.
     """
 
     def __init__(self, types: Iterable[type] = ()) -> None:
@@ -67,16 +68,17 @@ class Codec:
         except RecursionError:
             raise CodecError("a value is nested too deeply, or holds itself") from None
 
-    def decode(self, data: bytes | str) -> Any:
-        """Bring back what ``encode`` took. Raises CodecError for an unknown tag or broken JSON."""
+    def decode(self, data: bytes | str, key: str | None = None) -> Any:
+        """Bring back what ``encode`` took. Raises CodecError, naming ``key``, for an unknown tag or broken JSON."""
         try:
             text = data if isinstance(data, str) else data.decode()
             plain = json.loads(text)
             return self._value(plain) if _TAG_TEXT in text else plain
-        except CodecError:
-            raise
-        except (KeyError, ValueError, TypeError, AttributeError, InvalidOperation, RecursionError) as error:
-            raise CodecError(f"a stored value cannot be read: {type(error).__name__}") from None
+        except Exception as error:  # a class of the user's may raise anything while it is made
+            where = f" (key {key!r})" if key is not None else ""
+            known = isinstance(error, CodecError)
+            message = str(error) if known else f"a stored value cannot be read: {type(error).__name__}"
+            raise CodecError(message + where, driver_error=None if known else error) from None
 
     def _plain(self, value: Any) -> Any:
         encoder = _EXACT.get(type(value))
@@ -92,7 +94,10 @@ class Codec:
         for base in (str, int, float):
             if isinstance(value, base) and not isinstance(value, Enum):
                 return _EXACT[base](base(value))
-        raise CodecError(f"values of type {kind.__name__} are not known; register the type with the codec")
+        raise CodecError(
+            f"values of type {kind.__name__} are not known: enums, dataclasses, pydantic models and msgspec structs"
+            " are, where a field of the agent's model or connect(types=...) names them"
+        )
 
     def _plain_many(self, value: Any) -> Any:
         items = [self._plain(item) for item in value]
@@ -137,7 +142,8 @@ class Codec:
     def _registered(self, tag: str, plain: Mapping[str, Any]) -> Any:
         kind = self._types.get(plain["name"])
         if kind is None:
-            raise CodecError(f"a stored value is of type {str(plain['name'])[:60]!r}, which is not registered")
+            name = str(plain["name"])[:60]
+            raise CodecError(f"a stored value is of type {name!r}, which is not known: name it in connect(types=...)")
         if tag == "enum":
             if not issubclass(kind, Enum):
                 raise CodecError(f"{kind.__name__} is not an enum")
@@ -159,11 +165,7 @@ def record_fields(kind: type) -> tuple[str, ...]:
 
 def _plain_text(text: str) -> bool:
     """Whether ``jsonb`` takes the text: it has neither a NUL nor half of a surrogate pair."""
-    return "\0" not in text and (text.isascii() or not _has_surrogate(text))
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))
 
 
 def _text(value: str) -> Any:

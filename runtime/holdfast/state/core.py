@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from holdfast.errors import (
     HoldfastError,
     OperationTimeout,
     Unsupported,
+    VersionConflict,
 )
 from holdfast.events.limited import limited
 from holdfast.kv.entry import CORRELATION, ORIGIN, SCHEMA, VERSION, Position
@@ -24,11 +26,11 @@ from holdfast.kv.lease import Lease
 from holdfast.kv.link import finish
 from holdfast.points import reach
 from holdfast.state import hydration
-from holdfast.state.edits import Edit
+from holdfast.state.edits import Edit, Record
 from holdfast.state.flush_sql import name_statement
 from holdfast.state.home import Written
 from holdfast.state.hydration import Head
-from holdfast.state.keys import EDIT_KEY, RESERVED, bucket_key
+from holdfast.state.keys import EDIT_KEY, MAX_LENGTH, MAX_TYPE, RESERVED, bucket_key, check_text
 from holdfast.state.lifecycle import Life, Status
 from holdfast.state.unflushed import Unflushed
 
@@ -39,15 +41,20 @@ _log = logging.getLogger("holdfast.state")
 FLUSH_S: Final = 30.0
 _POLL_S: Final = 0.25
 _REGISTER_S: Final = 2.0
+#: What is unflushed for so long may have been flushed by another process.
+_LATE_S: Final = 1.0
 
 
 class AgentCore:
     """State of one agent in this process. Its methods are for the handle, the edits and the plane."""
 
-    def __init__(self, home: Home, agent_id: UUID, kind: str, name: str, version: int) -> None:
+    def __init__(self, home: Home, agent_id: UUID, kind: str, name: str, version: int, *, owned: bool) -> None:
         self.agent_id = agent_id
+        self.owned = owned
         self._home = home
-        self._type, self._name = kind, name
+        self._type = check_text(kind, MAX_TYPE, "an agent's type")
+        self._name = check_text(name, MAX_LENGTH, "an agent's name")
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._life = Life()
         self._lease: Lease | None = None
         self._lock = asyncio.Lock()
@@ -78,10 +85,21 @@ class AgentCore:
 
     @property
     def lease(self) -> Lease:
-        """The owner's lease. Raises Unsupported for a handle that does not own."""
+        """The owner's lease. Raises Unsupported for a handle that does not own, and outside of its event loop."""
         if self._lease is None:
+            if self.owned:
+                raise Unsupported("this handle is not open: use it inside of `async with`")
             raise Unsupported("this handle does not own the agent: it only reads")
+        if self._loop is not asyncio.get_running_loop():
+            raise Unsupported("this handle belongs to another event loop: from other threads, use holdfast.sync")
         return self._lease
+
+    def _take(self, lease: Lease) -> None:
+        """Begin as the owner: what an earlier time of this handle left in memory is another's to change since."""
+        self._lease, self._loop = lease, asyncio.get_running_loop()
+        self._heads, self._damaged, self._doubtful = {}, set(), set()
+        self._complete, self.schema, self._newest_s = False, 0, 0.0
+        self.unflushed.kept.clear()
 
     # Reading, inside -----------------------------------------------------------------------------------------
 
@@ -109,11 +127,16 @@ class AgentCore:
             self._life.move(Status.ACTIVE)
 
     async def _resolve(self) -> None:
-        """Ask the bucket what became of writes whose outcome is unknown."""
+        """Ask the bucket what became of writes whose outcome is unknown; an edit whose record it has is finished."""
         async with self._lock:
-            for key in tuple(self._doubtful):
+            record = await self._record() if EDIT_KEY in self._doubtful else None
+            if record is not None:
+                self.schema = record.edit.schema
+            for key in sorted(self._doubtful, key=lambda key: key == EDIT_KEY):
                 entry = await self._home.bucket.head(self._bucket_key(key, internal=True))
-                if entry is not None and entry.operation != "expired":
+                if record is not None and record.tells(key, entry):
+                    await self._commit(key, self._bucket_key(key), record.edit.values[key], None)
+                elif entry is not None and entry.operation != "expired":
                     self._heads[key] = Head(entry.value, entry.position)
                     if entry.headers.get(ORIGIN) != "sql":
                         self.unflushed.add(key, entry.value, entry.position, self._version)
@@ -133,8 +156,10 @@ class AgentCore:
 
     async def _require_owner(self) -> None:
         """Raise Fenced unless the lease is ours; one that could not be renewed in time is renewed now."""
+        if self.lease.ownership.is_released:
+            raise Fenced("this handle was closed, and its lease released")
         if self.lease.lost.is_set():
-            raise Fenced("another owner has taken the agent over, or its lease was released")
+            raise Fenced("another owner has taken the agent over")
         if not self.lease.held:
             await self.lease.renew()
 
@@ -189,24 +214,37 @@ class AgentCore:
 
     async def _find(self, key: str) -> bytes | None:
         """An owner's look at a key that is not in memory, or that may be too old there."""
-        name = self._bucket_key(key)
+        self._bucket_key(key)
         try:
             await self.hydrate()
-        except Fenced:
+        except (Fenced, Unsupported):
             raise
         except HoldfastError:
             # Whatever keeps the rest away: what the bucket has of a key is its newest.
-            entry = await self._home.bucket.head(name)
-            if entry is None or entry.operation == "expired":
+            found = await self._in_bucket(key)
+            if not found:
                 raise
-            return entry.value
+            return found[0]
         return self._value(key)
+
+    async def _in_bucket(self, key: str) -> tuple[()] | tuple[bytes | None]:
+        """The newest value of a key in the bucket, be it in the record of an edit; nothing where it has none."""
+        entry, record = await asyncio.gather(self._home.bucket.head(self._bucket_key(key)), self._record())
+        if record is not None and record.tells(key, entry):
+            return (record.edit.values[key],)
+        return () if entry is None or entry.operation == "expired" else (entry.value,)
+
+    async def _record(self) -> Record | None:
+        """The record of the last edit in the bucket, unless hydration put it there as one that is finished."""
+        entry = await self._home.bucket.head(self._bucket_key(EDIT_KEY, internal=True))
+        if entry is None or entry.value is None or entry.headers.get(ORIGIN) == "sql":
+            return None
+        return Record(Edit.decode(entry.value), entry.position)
 
     async def _read(self, key: str) -> bytes | None:
         """A reader's look at a key: bucket, journal, database."""
-        entry = await self._home.bucket.head(self._bucket_key(key))
-        if entry is not None and entry.operation != "expired":
-            return entry.value
+        if found := await self._in_bucket(key):
+            return found[0]
         snapshot = await self._snapshot()
         head = snapshot.heads.get(key)
         if head is None and key in snapshot.unfinished:
@@ -240,19 +278,31 @@ class AgentCore:
     def _bucket_key(self, key: str, *, internal: bool = False) -> str:
         name = self._keys.get(key)
         if name is None:
+            name = bucket_key(self.agent_id, key)
             if key.startswith(RESERVED) and not internal:
                 raise CodecError(f"keys that begin with {RESERVED} are the library's own")
-            name = self._keys[key] = bucket_key(self.agent_id, key)
+            self._keys[key] = name
         return name
+
+    def address(self, key: str) -> tuple[str, str]:
+        """The bucket and the key in it that hold a value. Raises CodecError."""
+        return self._home.bucket.name, self._bucket_key(key)
 
     # Writing, inside -----------------------------------------------------------------------------------------
 
-    async def _commit(self, key: str, name: str, data: bytes | None, correlation_id: str | None) -> Position:
+    async def _commit(
+        self,
+        key: str,
+        name: str,
+        data: bytes | None,
+        correlation_id: str | None,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> Position:
         """Write one key and note it. Where the outcome stays unknown, the bucket is asked before the key is read."""
-        headers = {}
+        headers = dict(more)
         if self._version:
             headers[SCHEMA] = str(self._version)
-        if correlation_id:
+        if correlation_id is not None:
             headers[CORRELATION] = correlation_id
         try:
             position = await self.lease.writer.write(name, data, headers=headers)
@@ -261,7 +311,12 @@ class AgentCore:
             self._doubtful.add(key)
             raise
         reach("put.sent")
-        self._heads[key] = Head(data, position)
+        if data is None and self._complete:
+            # Keys that come and go must not pile up: what is not here, once everything is, is nowhere.
+            self._heads.pop(key, None)
+            self._keys.pop(key, None)
+        else:
+            self._heads[key] = Head(data, position)
         self._damaged.discard(key)
         self._doubtful.discard(key)
         self._newest_s = time.monotonic()
@@ -269,15 +324,33 @@ class AgentCore:
         reach("put.noted")
         return position
 
+    async def write_at(self, key: str, data: bytes | None, expect: int, headers: Mapping[str, str]) -> Position:
+        """Write a key if ``expect`` is still its last revision, and nothing else. Raises VersionConflict, Fenced."""
+        name = self._bucket_key(key)
+        await self._home.pressure.admit()
+        async with self._lock:
+            # Nobody but the holder of this lock writes below the lease; so what is read here stays until the write.
+            head = await self._home.bucket.head(name)
+            if (head.position.revision if head is not None else 0) != expect:
+                raise VersionConflict(f"{key} was written since revision {expect}", current=head)
+            return await finish(self._commit(key, name, data, None, headers))
+
     async def commit_edit(self, edit: Edit, what: str = "edit") -> dict[str, Position]:
-        """Write a record, then its keys. The caller holds the lock."""
+        """Write a record, then its keys. The caller holds the lock, and lets nobody cancel this."""
         positions = {}
-        record = await self._commit(EDIT_KEY, self._bucket_key(EDIT_KEY, internal=True), edit.encode(), None)
-        positions[EDIT_KEY] = record
-        self.schema = edit.schema
-        reach(f"{what}.recorded")
-        for key, value in edit.values.items():
-            positions[key] = await self._commit(key, self._bucket_key(key), value, None)
+        try:
+            record = await self._commit(EDIT_KEY, self._bucket_key(EDIT_KEY, internal=True), edit.encode(), None)
+            positions[EDIT_KEY] = record
+            self.schema = edit.schema
+            reach(f"{what}.recorded")
+            for key, value in edit.values.items():
+                positions[key] = await self._commit(key, self._bucket_key(key), value, None)
+        except BaseException:
+            # Where the record is stored, all of it counts: the bucket is asked before any of its keys is read.
+            self._doubtful |= {EDIT_KEY, *edit.values}
+            for key in edit.values:
+                self._heads.pop(key, None)
+            raise
         reach(f"{what}.written")
         return positions
 
@@ -293,8 +366,10 @@ class AgentCore:
         """Held while something is written."""
         return self._lock
 
-    async def admit(self) -> None:
-        """Let a write pass. Raises BackPressure."""
+    async def admit(self, ack: Durability) -> None:
+        """Let a write pass. Raises BackPressure, and Unsupported where nobody can acknowledge it so."""
+        if ack not in ("kv", "sql"):
+            raise Unsupported(f'a write is acknowledged by "kv" or by "sql", not by {ack!r}')
         await self._home.pressure.admit()
 
     async def acknowledge(self, positions: Mapping[str, Position], ack: Durability) -> Written:
@@ -378,16 +453,23 @@ class AgentCore:
         except HoldfastError as error:
             _log.info("agent %s is registered later: %s", self.agent_id, error)
 
-    async def look_after(self) -> None:
-        """What the plane does for every handle now and then."""
+    def needs_care(self) -> bool:
+        """Whether ``look_after`` has anything to do."""
         self._expire()
         if self._lease is None or self._lease.lost.is_set():
-            return
-        if not self._registered:
+            return False
+        return not self._registered or self.unflushed.oldest_s() > _LATE_S or self._is_left_behind()
+
+    async def look_after(self) -> None:
+        """What the plane does for a handle now and then. What fails is tried again the next time."""
+        with contextlib.suppress(HoldfastError):
             await self._register()
-        if self.unflushed.oldest_s() > 1.0:
-            await self.poll_database()
-        created = self._home.bucket.incarnation
-        if any(kept.position.incarnation < created for kept in self.unflushed.kept.values()):
-            with contextlib.suppress(Fenced):
+            if self.unflushed.oldest_s() > _LATE_S:
+                await self.poll_database()
+            if self._is_left_behind():
                 await self.put_again()
+
+    def _is_left_behind(self) -> bool:
+        """Whether something unflushed was written to a bucket that is no more."""
+        created = self._home.bucket.incarnation
+        return any(kept.position.incarnation < created for kept in self.unflushed.kept.values())

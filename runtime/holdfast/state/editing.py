@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from holdfast.errors import HoldfastError, VersionConflict
+from holdfast.kv.link import finish
 from holdfast.state.codec import record_fields
 from holdfast.state.edits import Edit
 from holdfast.state.keys import RESERVED
@@ -39,7 +40,7 @@ class Editing(Generic[M]):
         await agent.hydrate()
         heads = {key: head for key, head in agent.heads().items() if not key.startswith(RESERVED)}
         self._before = {name: agent.head(name) for name in self._fields}
-        values = {key: agent.codec.decode(head.value) for key, head in heads.items() if head.value is not None}
+        values = {key: agent.codec.decode(head.value, key) for key, head in heads.items() if head.value is not None}
         if values:
             raised = upcast(self._model, values, agent.schema or _FIRST)
             self._dropped = set(values) - set(raised)
@@ -56,7 +57,7 @@ class Editing(Generic[M]):
             raise HoldfastError("an edit was left that was never entered")
         agent = self._agent
         after = {name: agent.codec.encode(value) for name, value in values_of(self._instance).items()}
-        await agent.admit()
+        await agent.admit(self._ack)
         async with agent.lock:
             if any(agent.head(name) is not self._before[name] for name in self._fields):
                 raise VersionConflict("the state was written while it was edited: read again, and decide again")
@@ -69,5 +70,5 @@ class Editing(Generic[M]):
             schema = self._version if self._version > _FIRST else agent.schema
             if not changed and schema == agent.schema:
                 return
-            positions = await agent.commit_fields(Edit(changed, schema))
+            positions = await finish(agent.commit_fields(Edit(changed, schema)))
         self.written = await agent.acknowledge(positions, self._ack)

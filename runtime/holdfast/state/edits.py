@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import CodecError
-from holdfast.kv.entry import Position
+from holdfast.kv.entry import Entry, Position
 from holdfast.state.codec import canonical
 
 
@@ -50,3 +50,15 @@ class Edit:
 def unfinished(edit: Edit, written: Position, heads: Mapping[str, Position]) -> dict[str, bytes | None]:
     """What of an edit is still to be put under its keys, given where the keys' newest values stand."""
     return {key: value for key, value in edit.values.items() if key not in heads or heads[key] < written}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An edit as the bucket holds it."""
+
+    edit: Edit
+    position: Position
+
+    def tells(self, key: str, entry: Entry | None) -> bool:
+        """Whether the newest value of a key is in here, given the newest message under the key itself."""
+        return key in self.edit.values and (entry is None or entry.position < self.position)

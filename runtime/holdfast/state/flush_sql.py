@@ -36,10 +36,7 @@ class Change(NamedTuple):
 
 
 def newest(changes: Iterable[Change]) -> dict[tuple[UUID, str], Change]:
-    """The newest change of each row; the record of an edit stands for all rows that it names.
-
-    Raises CodecError for a record that cannot be read.
-    """
+    """The newest change of each row; the record of an edit stands for all rows that it names."""
     found: dict[tuple[UUID, str], Change] = {}
     for change in changes:
         for part in expand(change):
@@ -50,10 +47,13 @@ def newest(changes: Iterable[Change]) -> dict[tuple[UUID, str], Change]:
 
 
 def expand(change: Change) -> list[Change]:
-    """The changes that one message stands for: itself, and those of an edit's record."""
+    """The changes that one message stands for: itself, and those of an edit's record, if that can be read."""
     if change.state_key != EDIT_KEY or change.value is None:
         return [change]
-    edit = Edit.decode(change.value)
+    try:
+        edit = Edit.decode(change.value)
+    except CodecError:
+        return [change]
     parts = [change._replace(state_key=key, value=value) for key, value in edit.values.items() if key != EDIT_KEY]
     return [change, *parts]
 
@@ -126,5 +126,21 @@ SELECT st.state_key, st.kv_incarnation, st.kv_revision
 
 
 def lifecycle_statement(lifecycle_table: str) -> str:
-    """One event in an agent's life: agent, type, data."""
-    return f"INSERT INTO {qualified(lifecycle_table)} (agent_id, event_type, event_data) VALUES (%s, %s, %s::jsonb)"
+    """One event in an agent's life: agent, type, data. Gives its id and its time in seconds since 1970."""
+    return f"""
+INSERT INTO {qualified(lifecycle_table)} (agent_id, event_type, event_data) VALUES (%s, %s, %s::jsonb)
+RETURNING event_id, extract(epoch FROM created_at)::float8"""
+
+
+def noted_statement(lifecycle_table: str) -> str:
+    """Whether an agent's life has an event of a type whose data hold these."""
+    return f"""
+SELECT 1 FROM {qualified(lifecycle_table)}
+ WHERE agent_id = %s AND event_type = %s AND event_data @> %s::jsonb LIMIT 1"""
+
+
+def descent_statement(registry_table: str) -> str:
+    """Make the agent of the first parameter the parent of the second, unless that has one."""
+    return f"""
+UPDATE {qualified(registry_table)} AS r SET parent_agent_id = p.agent_id FROM {qualified(registry_table)} AS p
+ WHERE p.agent_id = %s AND r.agent_id = %s AND r.parent_agent_id IS NULL"""

@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from holdfast.errors import CodecError, HoldfastError, TransactionFailed
 from holdfast.kv.entry import WRITE_ID, Position
 from holdfast.points import reach
-from holdfast.state.flush_sql import Change, newest
+from holdfast.sql.metrics import Window
+from holdfast.state.flush_sql import Change, expand, newest
 from holdfast.state.keys import FLUSHER_KEY
+from holdfast.state.lag import Parked
 from holdfast.state.pulling import Puller, wait_for_event
 from holdfast.state.rebuilt import read_mark
 from holdfast.tasks import end
@@ -44,22 +45,16 @@ _LARGEST_BATCH: Final = 500
 _CLAIM_PART: Final = 0.25
 _ACK_WAIT_S: Final = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+#: The journal is emptied in bursts, after this part of flush_interval each.
+_BURST_PART: Final = 0.5
 #: A parked message comes back after this: perhaps the schema takes it by then.
 _PARKED_S: Final = 30.0
 _SAMPLES: Final = 2000
+#: Stands for the agent of what names none.
+_NOBODY: Final = UUID(int=0)
 
 Flushed = Callable[[Mapping[tuple[UUID, str], Position]], None]
 Phase = Callable[[set[UUID], bool], None]
-
-
-class Parked(NamedTuple):
-    """A change that the database refuses for what it is. It stays in the journal and is tried again now and then."""
-
-    agent_id: UUID
-    state_key: str
-    position: Position
-    code: str
-    message: str
 
 
 @dataclass(slots=True)
@@ -76,14 +71,15 @@ class _Held:
 
 @dataclass
 class FlushStats:
-    """What this flusher did, in milliseconds. ``lag_ms``: from a write's arrival in the journal to its commit."""
+    """What this flusher did. The windows are of the last minute, in milliseconds; ``lag_ms``: from a write's arrival in
+    the journal to its commit."""
 
     written: int = 0
     skipped: int = 0
     batches: int = 0
     failures: int = 0
-    flush_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
-    lag_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    flush_ms: Window = field(default_factory=lambda: Window(most=_SAMPLES))
+    lag_ms: Window = field(default_factory=lambda: Window(most=_SAMPLES))
 
 
 class Flusher:
@@ -113,14 +109,18 @@ class Flusher:
         #: All that was dealt to us and is not answered, by the journal's sequence; a batch being written too.
         self._dealt: dict[int, _Held] = {}
         self._consumer = contract.names.flush_consumer
-        self._puller = Puller(nc, journal.stream, self._consumer, self._take, self._room)
+        #: Between two bursts from the journal; somebody who asks to flush has new writes flushed at once for so long.
+        self._burst_s = self._interval_s * _BURST_PART
+        self._puller = Puller(nc, journal.stream, self._consumer, self._take, self._room, self._burst_s)
         self._wake = asyncio.Event()
-        self._asked = self._stopping = False
+        self._stopping = False
+        self._asked_until = 0.0
         self._not_before = 0.0
         self._pause_s = _FIRST_PAUSE_S
         self._tasks: list[asyncio.Task[None]] = []
         self._clock = asyncio.get_running_loop().time
         self.stats = FlushStats()
+        #: What this flusher could not write, by agent and key.
         self.parked: dict[tuple[UUID, str], Parked] = {}
         #: The last failure that held everything up, None while all goes well.
         self.trouble: HoldfastError | None = None
@@ -142,8 +142,9 @@ class Flusher:
             ]
 
     def ask(self) -> None:
-        """Flush what is there now, however little."""
-        self._asked = True
+        """Flush what is there now and comes in a moment, however little."""
+        self._asked_until = self._clock() + self._burst_s
+        self._puller.hurry()
         self._wake.set()
 
     async def stop(self, timeout_s: float = 10.0) -> None:
@@ -171,7 +172,7 @@ class Flusher:
         while not self._stopping:
             now = self._clock()
             due = self._held[0].taken_s + self._interval_s if self._held else now + 1.0
-            if self._held and (self._asked or len(self._held) >= self._dirty_keys):
+            if self._held and (now < self._asked_until or len(self._held) >= self._dirty_keys):
                 due = now
             due = max(due, self._not_before)
             if due <= now:
@@ -180,7 +181,6 @@ class Flusher:
             await wait_for_event(self._wake, min(due - now, 1.0))
             if self._clock() - now >= 1.0:
                 return
-        self._asked = False
 
     async def _flush_once(self) -> None:
         batch, self._held = self._held[:_LARGEST_BATCH], self._held[_LARGEST_BATCH:]
@@ -211,33 +211,34 @@ class Flusher:
         self._not_before = self._clock() + self._pause_s
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
-    async def write_directly(self, changes: Sequence[Change]) -> None:
-        """Commit changes that the journal may never deliver. Raises what the database raises."""
-        for start in range(0, len(changes), _LARGEST_BATCH):
-            await self._halve(changes[start : start + _LARGEST_BATCH])
+    async def write_directly(self, rows: Sequence[Change]) -> None:
+        """Commit changes of distinct rows that the journal may never deliver. Raises what the database raises."""
+        for start in range(0, len(rows), _LARGEST_BATCH):
+            await self._halve(rows[start : start + _LARGEST_BATCH])
 
     # One batch -----------------------------------------------------------------------------------------------
 
     async def settle(self, batch: Sequence[_Held]) -> None:
         """Write a batch, then acknowledge it: only what is committed may leave the journal."""
         parked = await self._write(batch)
-        await self._acknowledge([held for held in batch if held.change.row not in parked])
-        for held in batch:
-            if held.change.row in parked:
-                self._dealt.pop(held.sequence, None)
-                await self._say(held.reply, b'-NAK {"delay": %d}' % int(_PARKED_S * 1e9))
+        kept = [held for held in batch if parked and any(part.row in parked for part in expand(held.change))]
+        await self._acknowledge([held for held in batch if held not in kept] if kept else batch)
+        for held in kept:
+            self._dealt.pop(held.sequence, None)
+            await self._say(held.reply, b'-NAK {"delay": %d}' % int(_PARKED_S * 1e9))
 
     async def _write(self, batch: Sequence[_Held]) -> set[tuple[UUID, str]]:
-        """Commit the newest of each key. Returns the rows that were parked instead."""
+        """Commit the newest of each key. Returns the rows that are parked instead."""
         await self._place(batch)
         reach("flush.read")
         started = time.perf_counter()
-        parked = await self._halve([held.change for held in batch])
+        parked = await self._halve(list(newest(held.change for held in batch).values()))
         reach("flush.committed")
         self.stats.batches += 1
-        self.stats.flush_ms.append((time.perf_counter() - started) * 1000)
+        self.stats.flush_ms.add((time.perf_counter() - started) * 1000)
         now_ns = time.time_ns() + self.offset_ns
-        self.stats.lag_ms.extend(max(0.0, (now_ns - held.arrived_ns) / 1e6) for held in batch)
+        for held in batch:
+            self.stats.lag_ms.add(max(0.0, (now_ns - held.arrived_ns) / 1e6))
         return parked
 
     async def _acknowledge(self, batch: Sequence[_Held]) -> None:
@@ -246,39 +247,50 @@ class Flusher:
             await self._say(held.reply, b"+ACK")
         reach("flush.acknowledged")
 
-    async def _halve(self, changes: Sequence[Change]) -> set[tuple[UUID, str]]:
-        """Write all; where the database refuses the data, find the row it refuses and park that one alone."""
+    async def _halve(self, rows: Sequence[Change]) -> set[tuple[UUID, str]]:
+        """Write all; where the database refuses the data, find the row that it refuses and park that one alone."""
         try:
-            rows = newest(changes)
-            await self._writer.write(list(rows.values()))
+            await self._writer.write(rows)
         except (TransactionFailed, CodecError) as error:
             if not is_poison(error):
                 raise
-            keys = {change.row for change in changes}
-            if len(keys) == 1:
-                return await self._park(changes, error)
-            first = set(sorted(keys)[: len(keys) // 2])
-            left = await self._halve([change for change in changes if change.row in first])
-            return left | await self._halve([change for change in changes if change.row not in first])
+            if len(rows) == 1:
+                return await self._park(rows[0], error)
+            middle = len(rows) // 2
+            return await self._halve(rows[:middle]) | await self._halve(rows[middle:])
         self.stats.written += len(rows)
-        positions = {row: change.position for row, change in rows.items()}
-        for row in self.parked.keys() & positions.keys():
-            if self.parked[row].position <= positions[row]:
-                del self.parked[row]
+        positions = {change.row: change.position for change in rows}
+        self._unpark(positions)
         self.flushed(positions)
         return set()
 
-    async def _park(self, changes: Sequence[Change], error: HoldfastError) -> set[tuple[UUID, str]]:
-        """Keep one key aside, unless what the database has of it is newer anyway."""
-        change = max(changes, key=lambda change: change.position)
-        held = (await self._writer.positions(change.agent_id, [change.state_key])).get(change.state_key)
-        if held is not None and held >= change.position:
-            self.parked.pop(change.row, None)
-            return set()
+    async def _park(self, change: Change, error: HoldfastError) -> set[tuple[UUID, str]]:
+        """Keep one row aside, unless what the database has of it is newer anyway."""
         if change.row not in self.parked:
-            _log.error("a value of agent %s cannot be written and is kept in the journal: %s", change.agent_id, error)
-        self.parked[change.row] = Parked(change.agent_id, change.state_key, change.position, error.code, str(error))
+            _log.error("the value of %r of agent %s cannot be written: %s", change.state_key, change.agent_id, error)
+        parked = Parked(change.agent_id, change.state_key, change.position, error.code, str(error))
+        self.parked[change.row] = parked
+        await self._recheck()
+        if change.row not in self.parked:
+            return set()
+        with contextlib.suppress(HoldfastError):
+            await self._writer.tell_parked(parked)
         return {change.row}
+
+    def _unpark(self, positions: Mapping[tuple[UUID, str], Position]) -> None:
+        for row in self.parked.keys() & positions.keys():
+            if self.parked[row].position <= positions[row]:
+                del self.parked[row]
+
+    async def _recheck(self) -> None:
+        """Forget what is parked where the database has something newer by now, whoever wrote it."""
+        for row, parked in tuple(self.parked.items()):
+            if parked.agent_id is None and not await self._journal.has(row[1], parked.position.revision):
+                del self.parked[row]
+        for agent_id in {parked.agent_id for parked in self.parked.values() if parked.agent_id is not None}:
+            keys = [key for owner, key in self.parked if owner == agent_id]
+            found = await self._writer.positions(agent_id, keys)
+            self._unpark({(agent_id, key): position for key, position in found.items()})
 
     async def _place(self, batch: Sequence[_Held]) -> None:
         """Find out where a write stands whose writer may not have known yet that the bucket is a new one."""
@@ -308,7 +320,10 @@ class Flusher:
             )
         except (CodecError, ValueError) as error:
             # It cannot be placed, so it can never be written: it stays, and is told of.
-            _log.error("a message of the journal cannot be read and stays there: %s", error)
+            if (_NOBODY, message.subject) not in self.parked:
+                _log.error("message %d of the journal cannot be read and stays there: %s", delivery.revision, error)
+            where = Position(0, delivery.revision)
+            self.parked[_NOBODY, message.subject] = Parked(None, message.subject, where, CodecError.code, str(error))
             return
         if change is None:
             self.stats.skipped += 1
@@ -323,7 +338,8 @@ class Flusher:
         )
         self._dealt[held.sequence] = held
         self._held.append(held)
-        if len(self._held) == 1 or len(self._held) >= self._dirty_keys:
+        held_keys = len(self._held)
+        if held_keys == 1 or held_keys == self._dirty_keys or self._clock() < self._asked_until:
             self._wake.set()
 
     async def _claim(self) -> None:
@@ -335,6 +351,8 @@ class Flusher:
             _log.info("the journal's consumer could not be looked at: %s", error)
         while True:
             await asyncio.sleep(pause_s)
+            with contextlib.suppress(HoldfastError):
+                await self._recheck()
             since = self._clock() - pause_s / 2
             for held in tuple(self._dealt.values()):
                 if held.taken_s < since:

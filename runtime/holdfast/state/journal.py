@@ -84,9 +84,14 @@ class Journal:
                     found.append(change)
         return found
 
-    async def oldest_ns(self, agent_id: UUID) -> int | None:
-        """When the oldest unflushed write of an agent reached the journal; None where there is none."""
-        message = await self._next(f"{self._prefix}{agent_id}.state.>", 1)
+    async def has(self, subject: str, sequence: int) -> bool:
+        """Whether a message is there still."""
+        message = await self._next(subject, sequence)
+        return message is not None and message["seq"] == sequence
+
+    async def oldest_ns(self, agent_id: UUID | None = None) -> int | None:
+        """When the oldest unflushed write of an agent, or of any, reached the journal; None where there is none."""
+        message = await self._next(f"{self._prefix}{agent_id or '*'}.state.>", 1)
         return nanoseconds(message["time"]) if message else None
 
     async def dirty(self) -> dict[UUID, int]:

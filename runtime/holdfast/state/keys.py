@@ -7,8 +7,10 @@ from uuid import UUID
 
 from holdfast.errors import CodecError
 
-#: The column ``state_key`` takes so many characters.
+#: The columns of state keys, and of the names of agents and checkpoints, take so many characters.
 MAX_LENGTH = 255
+#: Those of an agent's type, and of why there is a checkpoint.
+MAX_TYPE, MAX_TRIGGER = 50, 100
 #: Keys of the library itself begin so; nobody else's may.
 RESERVED = "holdfast."
 #: The record of an edit: everything it changes, in one write. See ``edits.py``.
@@ -18,6 +20,15 @@ FLUSHER_KEY = "holdfast.flusher"
 
 _LITERAL = re.compile(rb"[-/_a-zA-Z0-9]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
+
+
+def check_text(text: object, most: int, what: str) -> str:
+    """Give text back that the database takes, of 1 to ``most`` characters. Raises CodecError, which names ``what``."""
+    if not isinstance(text, str) or not 0 < len(text) <= most or "\0" in text:
+        raise CodecError(f"{what} is text of 1 to {most} characters, without NUL")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise CodecError(f"{what} is not valid Unicode")
+    return text
 
 
 def agent_uuid(agent_id: UUID | str) -> UUID:
@@ -37,12 +48,7 @@ def encode_key(key: str) -> str:
     so that a watch can select by parts. Raises CodecError for an empty key, one of more than 255 characters, and
     one with a NUL.
     """
-    if not key or len(key) > MAX_LENGTH or "\0" in key:
-        raise CodecError(f"a state key has 1 to {MAX_LENGTH} characters, and no NUL")
-    try:
-        raw = key.encode()
-    except UnicodeEncodeError:
-        raise CodecError("a state key is not valid Unicode") from None
+    raw = check_text(key, MAX_LENGTH, "a state key").encode()
     out = []
     for index in range(len(raw)):
         char = raw[index : index + 1]

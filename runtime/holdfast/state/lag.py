@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from holdfast.errors import BackPressure, HoldfastError
@@ -16,15 +15,33 @@ from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket
+    from holdfast.kv.entry import Position
     from holdfast.state.journal import Journal, Look
 
 _log = logging.getLogger("holdfast.state")
 #: The journal is looked at this often at most.
 _LOOK_S: Final = 0.1
-_SLOW_FROM, _REFUSE_FROM = 0.5, 0.75
+#: How full the journal is when writes begin to be slowed down, and when they are refused.
+SLOW_FROM, REFUSE_FROM = 0.5, 0.75
 _LONGEST_DELAY_S: Final = 0.05
 #: The source may lag this part of the bucket's time to live: what expires before it is sourced is lost.
 _LAG_OF_TTL: Final = 0.1
+
+
+class Parked(NamedTuple):
+    """A write that the database refuses for what it is, such as one against a constraint that somebody added.
+
+    It stays in the journal, holds nothing else up, and is tried again every half minute; a life-cycle event
+    ``flush_refused`` tells of it once. To let it go, the agent's owner writes or deletes the key. What names no agent
+    (``agent_id`` None) is a message that others put into the bucket: ``state_key`` is its subject, and the revision of
+    its position the sequence under which it is to be deleted from the journal's stream.
+    """
+
+    agent_id: UUID | None
+    state_key: str
+    position: Position
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -34,9 +51,9 @@ class Consistency:
     ``lag_ms``: age of each agent's oldest write that the database does not have; agents without one are left out.
     ``dirty_entries``: writes that it does not have, in the journal or on their way there. ``kv_entries`` counts the
     bucket's keys, leases and deletes too; ``sql_rows`` living rows. ``avg_flush_ms`` and ``p95_ms`` are of this
-    process's flusher: how long a batch takes, and how old a write is when it is committed. ``violations`` counts how
-    often an agent was found behind by more than the plane's consistency_window. ``parked``: writes that the database
-    refuses for what they are.
+    process's flusher in the last minute: how long a batch takes, and how old a write is when it is committed.
+    ``violations`` counts how often an agent was found behind by more than the plane's consistency_window.
+    ``parked``: writes that this process's flusher was refused.
     """
 
     lag_ms: Mapping[UUID, float]
@@ -46,7 +63,7 @@ class Consistency:
     avg_flush_ms: float
     p95_ms: float
     violations: int
-    parked: int
+    parked: tuple[Parked, ...]
 
 
 class Pressure:
@@ -60,6 +77,7 @@ class Pressure:
         self._look: Look | None = None
         #: When and where the source was first seen behind without having moved past that place since.
         self._behind: tuple[float, int] | None = None
+        self._is_roomy = False
 
     async def admit(self) -> None:
         """Let one write pass, perhaps after a moment. Raises BackPressure."""
@@ -69,14 +87,15 @@ class Pressure:
             if self._look is None or self._is_tight(self._look):
                 await asyncio.shield(self._looking)
         look = self._look
-        if look is None or not self._is_tight(look):
+        # Each write passes here: what a look tells is worked out once, when it is noted.
+        if look is None or (self._is_roomy and self._behind is None) or not self._is_tight(look):
             return
-        if look.fullness >= _REFUSE_FROM:
+        if look.fullness >= REFUSE_FROM:
             raise BackPressure("the journal is three quarters full: the database must catch up first")
         if self._lag_s() > self._longest_lag_s():
             raise BackPressure("the journal does not keep up with the bucket, which would forget writes")
-        if look.fullness >= _SLOW_FROM:
-            await asyncio.sleep(_LONGEST_DELAY_S * (look.fullness - _SLOW_FROM) / (_REFUSE_FROM - _SLOW_FROM))
+        if look.fullness >= SLOW_FROM:
+            await asyncio.sleep(_LONGEST_DELAY_S * (look.fullness - SLOW_FROM) / (REFUSE_FROM - SLOW_FROM))
 
     def note(self, look: Look) -> None:
         """Take over what somebody saw of the journal."""
@@ -87,6 +106,7 @@ class Pressure:
         elif self._behind is None or sourced >= self._behind[1] or look.bucket_last < self._behind[1]:
             self._behind = (now, look.bucket_last)
         self._look, self._looked_s = look, now
+        self._is_roomy = look.fullness < SLOW_FROM
 
     async def close(self) -> None:
         """Stop looking."""
@@ -94,7 +114,7 @@ class Pressure:
             await end(self._looking)
 
     def _is_tight(self, look: Look) -> bool:
-        return look.fullness >= _SLOW_FROM or self._lag_s() > self._longest_lag_s()
+        return look.fullness >= SLOW_FROM or self._lag_s() > self._longest_lag_s()
 
     def _lag_s(self) -> float:
         return time.monotonic() - self._behind[0] if self._behind else 0.0
@@ -114,10 +134,3 @@ class Pressure:
 def lag_ms(look: Look) -> float:
     """Age of the oldest write that waits in the journal, by the server's clock."""
     return max(0.0, (look.now_ns - look.oldest_ns) / 1e6) if look.oldest_ns is not None else 0.0
-
-
-def p95(samples: list[float]) -> float:
-    """The 95th percentile, 0 for none."""
-    if len(samples) < 2:
-        return samples[0] if samples else 0.0
-    return statistics.quantiles(samples, n=20, method="inclusive")[-1]

@@ -14,7 +14,7 @@ from holdfast.errors import HoldfastError
 from holdfast.events.limited import limited
 from holdfast.events.outbox import qualified
 from holdfast.state.flush_sql import newest
-from holdfast.state.lag import Consistency, lag_ms, p95
+from holdfast.state.lag import Consistency, lag_ms
 from holdfast.state.rebuilt import change_of
 
 if TYPE_CHECKING:
@@ -31,14 +31,17 @@ _REPAIR_S: Final = 5.0
 _AGENTS: Final = 100
 
 Handles = Callable[[], Collection["AgentState[Any]"]]
+#: The open handle that owns an agent, or None.
+Owner = Callable[[UUID], "AgentState[Any] | None"]
 
 
 class Monitor:
     """One for each plane of a process."""
 
-    def __init__(self, home: Home, handles: Handles) -> None:
+    def __init__(self, home: Home, handles: Handles, owner: Owner) -> None:
         self._home = home
         self._handles = handles
+        self._owner = owner
         self._behind_since: dict[UUID, float] = {}
         self.violations = 0
         self.repaired = 0
@@ -63,8 +66,7 @@ class Monitor:
             home.flusher.offset_ns = look.now_ns - (before_ns + time.time_ns()) // 2
         if look.bucket_created_ns != home.bucket.incarnation:
             await home.bucket.refresh_incarnation()
-        for handle in tuple(self._handles()):
-            await handle.look_after()
+        await asyncio.gather(*(handle.look_after() for handle in tuple(self._handles()) if handle.needs_care()))
         if lag_ms(look) > home.contract.limits.consistency_window * 1000:
             await self._see_to(await self.lags(look))
         else:
@@ -79,8 +81,9 @@ class Monitor:
         self._behind_since = {agent_id: self._behind_since.get(agent_id, now) for agent_id in late}
         if late and self._home.flusher is not None:
             self._home.flusher.ask()
-        for agent_id, since in self._behind_since.items():
+        for agent_id, since in tuple(self._behind_since.items()):
             if now - since > _REPAIR_S and not (self._home.flusher and self._home.flusher.trouble):
+                self._behind_since[agent_id] = now  # what cannot be repaired is not tried all the time
                 with contextlib.suppress(HoldfastError):
                     await self.repair(agent_id)
 
@@ -96,22 +99,24 @@ class Monitor:
             if change is not None:
                 changes.append(change)
         rows = newest(changes)
-        await home.writer.write(list(rows.values()))
-        self.tell({row: change.position for row, change in rows.items()})
+        if home.flusher is not None:
+            await home.flusher.write_directly(list(rows.values()))
+        else:
+            await home.writer.write(list(rows.values()))
+            self.tell({row: change.position for row, change in rows.items()})
         self.repaired += 1
         return len(rows)
 
     def tell(self, positions: Mapping[tuple[UUID, str], Position]) -> None:
         """Tell the handles of this process what the database has."""
-        handles = {handle.agent_id: handle for handle in self._handles() if handle.owned}
         for (agent_id, key), position in positions.items():
-            if (handle := handles.get(agent_id)) is not None:
+            if (handle := self._owner(agent_id)) is not None:
                 handle.unflushed.flushed(key, position)
 
     def phase(self, agents: set[UUID], begins: bool) -> None:
         """Tell the handles that their keys are on their way."""
-        for handle in self._handles():
-            if handle.agent_id in agents:
+        for agent_id in agents:
+            if (handle := self._owner(agent_id)) is not None:
                 handle.flush_phase(begins=begins)
 
     async def lags(self, look: Look) -> dict[UUID, float]:
@@ -133,14 +138,13 @@ class Monitor:
             cursor = await connection.execute(statement)
             row = await cursor.fetchone()
         stats = home.flusher.stats if home.flusher is not None else None
-        flushes = list(stats.flush_ms) if stats else []
         return Consistency(
             lag_ms=await self.lags(look) if look.messages else {},
             dirty_entries=look.messages + look.unsourced,
             kv_entries=int(state["state"].get("num_subjects", 0)),
             sql_rows=int(row[0]) if row else 0,
-            avg_flush_ms=sum(flushes) / len(flushes) if flushes else 0.0,
-            p95_ms=p95(list(stats.lag_ms)) if stats else 0.0,
+            avg_flush_ms=stats.flush_ms.mean(0.0) if stats else 0.0,
+            p95_ms=stats.lag_ms.percentile(0.95) if stats else 0.0,
             violations=self.violations,
-            parked=len(home.flusher.parked) if home.flusher is not None else 0,
+            parked=tuple(home.flusher.parked.values()) if home.flusher is not None else (),
         )

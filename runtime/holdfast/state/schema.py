@@ -80,8 +80,12 @@ def build(model: type, values: Mapping[str, Any]) -> Any:
             return msgspec.convert(known, model)
         return model(**known)
     except Exception as error:
+        if not known:
+            text = f"a new {model.__name__} cannot be made: give each of its fields a default"
+            raise CodecError(text, driver_error=error) from None
         reason = type(error).__name__
-        raise CodecError(f"the stored values do not fit {model.__name__} ({reason})", driver_error=error) from None
+        text = f"the stored values do not fit {model.__name__} ({reason}): default a new field, or add an upcaster"
+        raise CodecError(text, driver_error=error) from None
 
 
 def values_of(instance: object) -> Values:

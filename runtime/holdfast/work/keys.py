@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 from uuid import UUID
 
-from holdfast.errors import ConfigurationError, VersionConflict
+from holdfast.errors import VersionConflict
 from holdfast.kv.entry import CORRELATION, Entry, Position
 from holdfast.work.journal import Noted, Saga
 from holdfast.work.steps import KvPut, KvStep
@@ -17,10 +18,7 @@ _RACES: Final = 5
 
 
 class KeyStore(Protocol):
-    """What a saga needs of a bucket. ``holdfast.kv.bucket.Bucket`` has it; so may the handle of an owned agent,
-
-    whose writes must go through its owner.
-    """
+    """What a step needs of a bucket: ``holdfast.kv.bucket.Bucket`` has it, and ``holdfast.work.owned.OwnedKeys``."""
 
     @property
     def incarnation(self) -> int: ...
@@ -32,15 +30,10 @@ class KeyStore(Protocol):
     ) -> Position: ...
 
 
-Stores = Mapping[str, KeyStore]
+class Stores(Protocol):
+    """Gives what holds the key of a step, for ``async with``; ``writes`` False only to look at it."""
 
-
-def store_of(stores: Stores, step: KvStep) -> KeyStore:
-    """The bucket of a step. Raises ConfigurationError."""
-    store = stores.get(step.bucket)
-    if store is None:
-        raise ConfigurationError(f"this process has not opened the bucket {step.bucket}")
-    return store
+    def __call__(self, step: KvStep, *, writes: bool = True) -> AbstractAsyncContextManager[KeyStore]: ...
 
 
 async def prior(store: KeyStore, step: KvStep) -> tuple[Position, bytes | None]:

@@ -6,20 +6,18 @@ Any number of processes may run one: a saga is claimed by its row, a verdict by 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError
 from holdfast.events.limited import limited
 from holdfast.events.outbox import qualified
+from holdfast.tasks import end
 from holdfast.work.journal import Journal
 from holdfast.work.result import Outcome, Result
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from holdfast.contract import Contract
     from holdfast.sql.pool import Pool
     from holdfast.work.saga import Sagas
@@ -55,17 +53,16 @@ class Recoverer:
         self._decisions = qualified(contract.names.decision_table)
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self.run(), name="holdfast recoverer")
-        return self
+    def start(self) -> None:
+        """Run in the background until ``stop``."""
+        if self._task is None:
+            self._task = asyncio.create_task(self.run(), name="holdfast recoverer")
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    async def stop(self) -> None:
+        """End. Work that was taken up goes on in ``Sagas.running``."""
+        if self._task is not None:
+            await end(self._task)
+            self._task = None
 
     async def step(self) -> list[Result]:
         """Settle what is there now. Raises what bucket and database raise; the rest is then still there."""

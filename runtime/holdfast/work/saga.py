@@ -24,6 +24,7 @@ from holdfast.errors import ConfigurationError, Fenced, HoldfastError, VersionCo
 from holdfast.events.limited import limited
 from holdfast.events.outbox import Event, Outbox
 from holdfast.kv.entry import CORRELATION
+from holdfast.tasks import end
 from holdfast.work import keys, rows
 from holdfast.work.journal import Journal, Noted, Saga, is_decided
 from holdfast.work.result import Outcome, Result, Strategy
@@ -42,7 +43,10 @@ T = TypeVar("T")
 
 
 class Sagas:
-    """Runs sagas. ``pool`` reaches the primary database, ``stores`` gives each bucket that steps may name."""
+    """Runs sagas. ``pool`` reaches the primary database, ``stores`` gives what holds the key of a step.
+
+    ``running`` are those of this process.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class Sagas:
         self._pool, self._stores = pool, stores
         self._journal, self._outbox = Journal(contract), Outbox(contract)
         self._limits = contract.limits
-        self._running: set[asyncio.Task[Result]] = set()
+        self.running: set[asyncio.Task[Result]] = set()
 
     async def run(
         self,
@@ -95,15 +99,10 @@ class Sagas:
         """Go on with a saga that was claimed from the journal: forward while its time and its attempts last."""
         return await self._guarded(saga)
 
-    async def close(self) -> None:
-        """Wait for what runs: each saga ends within its deadline and the time for its compensation."""
-        if self._running:
-            await asyncio.wait(self._running)
-
     async def _guarded(self, saga: Saga) -> Result:
         task = asyncio.create_task(self._drive(saga), name=f"holdfast saga {saga.name}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
         return await asyncio.shield(task)
 
     # To the end -------------------------------------------------------------------------------------------
@@ -127,8 +126,7 @@ class Sagas:
                 reason = saga.reason or "it was not finished in time"
             return await self._backward(saga, reason)
         finally:
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
+            await end(beat)
 
     async def _forward(self, saga: Saga) -> Result:
         groups = [
@@ -195,7 +193,12 @@ class Sagas:
     async def _write_key(self, saga: Saga, noted: Noted) -> Saga:
         step = noted.step
         assert isinstance(step, KvStep)
-        store = keys.store_of(self._stores, step)
+        async with self._stores(step) as store:
+            return await self._write_to(store, saga, noted)
+
+    async def _write_to(self, store: keys.KeyStore, saga: Saga, noted: Noted) -> Saga:
+        step = noted.step
+        assert isinstance(step, KvStep)
         eventual = saga.strategy is Strategy.EVENTUAL_CONSISTENCY
         is_resumed = noted.prior is not None
         if not is_resumed and not eventual:
@@ -276,14 +279,15 @@ class Sagas:
         """Before the decision: what was written is still there."""
         for noted in saga.steps:
             if isinstance(noted.step, KvStep) and noted.state == "done":
-                store = keys.store_of(self._stores, noted.step)
-                if not await keys.is_ours(store, saga, noted):
-                    raise VersionConflict(f"the key {noted.step.key} was changed before the saga was completed")
+                async with self._stores(noted.step, writes=False) as store:
+                    if not await keys.is_ours(store, saga, noted):
+                        raise VersionConflict(f"the key {noted.step.key} was changed before the saga was completed")
 
     async def _undo_step(self, saga: Saga, noted: Noted) -> None:
         if isinstance(noted.step, KvStep):
             if noted.state != "failed":
-                await keys.undo(keys.store_of(self._stores, noted.step), saga, noted)
+                async with self._stores(noted.step) as store:
+                    await keys.undo(store, saga, noted)
                 points.reach("saga.restored")
             async with self._connection() as connection:
                 await self._journal.mark(connection, saga, noted.number, "undone")

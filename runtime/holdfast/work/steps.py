@@ -6,20 +6,32 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CodecError, ConfigurationError
 from holdfast.events.outbox import check_subject, encode, qualified
 
+if TYPE_CHECKING:
+    from holdfast.state.agent import AgentState
+
 
 @dataclass(frozen=True)
 class KvPut:
-    """Store ``value``. ``expect`` is the key's last revision, 0 for none; None takes what the step finds."""
+    """Store ``value``. ``expect`` is the key's last revision, 0 for none; None takes what the step finds.
+
+    A key of an agent's state, see ``on``, is written under the agent's lease: by its open handle in this process, else
+    under a lease that is taken for the step.
+    """
 
     bucket: str
     key: str
     value: bytes
     expect: int | None = None
+
+    @classmethod
+    def on(cls, agent: AgentState[Any], key: str, value: Any, *, expect: int | None = None) -> KvPut:
+        """Put ``value`` under a key of an agent's state. Raises CodecError."""
+        return cls(*agent.address(key), agent.codec.encode(value), expect)
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,11 @@ class KvDelete:
     bucket: str
     key: str
     expect: int | None = None
+
+    @classmethod
+    def on(cls, agent: AgentState[Any], key: str, *, expect: int | None = None) -> KvDelete:
+        """Delete a key of an agent's state. Raises CodecError."""
+        return cls(*agent.address(key), expect)
 
 
 @dataclass(frozen=True)

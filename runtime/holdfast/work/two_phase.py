@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,13 +23,20 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
 from holdfast import points
-from holdfast.errors import ConfigurationError, HoldfastError, Unsupported, VersionConflict
+from holdfast.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    HoldfastError,
+    OperationTimeout,
+    Unsupported,
+    VersionConflict,
+)
 from holdfast.events.limited import limited
 from holdfast.events.outbox import Event, Outbox, qualified
 from holdfast.kv.entry import CORRELATION
 from holdfast.work import keys, rows
 from holdfast.work.result import Outcome, Result
-from holdfast.work.steps import Emit, KvPut, KvStep, Step, check, dump, load
+from holdfast.work.steps import Emit, KvDelete, KvPut, KvStep, Step, check, dump, load
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from holdfast.contract import Contract
     from holdfast.sql.pool import Pool
 
+_log = logging.getLogger("holdfast.work")
 _STATEMENT_S, _TRANSACTION_S, _TRIES = 15.0, 30.0, 3
 #: Keys of intents in the bucket for configuration.
 _INTENTS: Final = "two-phase"
@@ -67,22 +76,17 @@ class InDoubt:
 class TwoPhase:
     """Runs two-phase commits. ``pool`` must give sessions of its own, and the same role must recover what it prepared.
 
-    ``intents`` is the bucket that stages: it must have no journal.
+    ``stores`` gives what holds the key of a step; intents are staged in the bucket of configuration. ``running`` are
+    the commits of this process.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        stores: keys.Stores,
-        intents: keys.KeyStore,
-        contract: Contract,
-    ) -> None:
-        self._pool, self._stores, self._intents = pool, stores, intents
+    def __init__(self, pool: Pool, stores: keys.Stores, contract: Contract) -> None:
+        self._pool, self._stores, self._bucket = pool, stores, contract.names.config_bucket
         self._table = qualified(contract.names.decision_table)
         self._outbox = Outbox(contract)
         self._timeout_s = contract.limits.saga_timeout
         self._prefix = f"holdfast/{contract.plane}/{contract.env}/"
-        self._running: set[asyncio.Task[Result]] = set()
+        self.running: set[asyncio.Task[Result]] = set()
 
     async def run(
         self, steps: Sequence[Step], *, correlation_id: UUID | None = None, timeout_s: float | None = None
@@ -100,8 +104,8 @@ class TwoPhase:
         if len(gid.encode()) >= 200:
             raise ConfigurationError("the names of plane and environment are too long for a global transaction id")
         task = asyncio.create_task(self._drive(gid, steps, str(correlation_id or uuid4()), allowed))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
         return await asyncio.shield(task)
 
     async def require_support(self) -> None:
@@ -113,11 +117,6 @@ class TwoPhase:
             row = await cursor.fetchone()
         if not row or not row[0]:
             raise Unsupported("two-phase commit needs max_prepared_transactions above 0 in the database")
-
-    async def close(self) -> None:
-        """Wait for what runs."""
-        if self._running:
-            await asyncio.wait(self._running)
 
     # The protocol -----------------------------------------------------------------------------------------
 
@@ -159,9 +158,12 @@ class TwoPhase:
 
     async def _stage(self, gid: str, writes: Sequence[KvStep]) -> None:
         for step in writes:
-            await keys.prior(keys.store_of(self._stores, step), step)
+            async with self._stores(step) as store:
+                await keys.prior(store, step)
         value = json.dumps({"transaction": gid, "writes": [json.loads(dump(step)) for step in writes]}).encode()
-        await self._intents.write(_intent_key(gid), value, expect=0)
+        intent = KvPut(self._bucket, _intent_key(gid), value)
+        async with self._stores(intent) as store:
+            await store.write(intent.key, intent.value, expect=0)
 
     async def _settled(
         self, gid: str, verdict: bool, writes: Sequence[KvStep], events: Sequence[Emit], correlation: str
@@ -225,8 +227,10 @@ class TwoPhase:
                     raise
 
     async def _write(self, decision: Decision, number: int, step: KvStep) -> None:
-        store = keys.store_of(self._stores, step)
-        tag = f"{decision.gid.rpartition('/')[2]}/{number}"
+        async with self._stores(step) as store:
+            await self._write_to(store, decision, f"{decision.gid.rpartition('/')[2]}/{number}", step)
+
+    async def _write_to(self, store: keys.KeyStore, decision: Decision, tag: str, step: KvStep) -> None:
         value = step.value if isinstance(step, KvPut) else None
         for _ in range(2 * _TRIES):
             head = await store.head(step.key)
@@ -241,10 +245,11 @@ class TwoPhase:
         raise VersionConflict(f"others keep writing the key {step.key}")
 
     async def _drop_intent(self, gid: str) -> None:
-        key = _intent_key(gid)
-        head = await self._intents.head(key)
-        if head is not None and head.operation == "put":
-            await self._intents.write(key, None, expect=head.position.revision)
+        intent = KvDelete(self._bucket, _intent_key(gid))
+        async with self._stores(intent) as store:
+            head = await store.head(intent.key)
+            if head is not None and head.operation == "put":
+                await store.write(intent.key, None, expect=head.position.revision)
 
     # After a crash ----------------------------------------------------------------------------------------
 
@@ -277,7 +282,14 @@ class TwoPhase:
             open_decisions = [_decision(row) for row in await cursor.fetchall()]
         results = []
         for decision in open_decisions:
-            await self.finish(decision)
+            try:
+                await self.finish(decision)
+            except (ConnectionFailed, OperationTimeout):
+                raise
+            except HoldfastError as error:
+                # Such as an agent that somebody else owns at present: the others need not wait for it.
+                _log.warning("the decided transaction %s is finished later: %s", decision.gid, error)
+                continue
             outcome = Outcome.SUCCESS if decision.commits else Outcome.ROLLED_BACK
             results.append(Result(outcome, decision.gid, decision.correlation_id, "finished after a crash"))
         return results

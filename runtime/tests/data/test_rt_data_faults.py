@@ -25,6 +25,7 @@ from holdfast.retry import Retry
 from holdfast.router import DataType, standard_router
 
 Open = Callable[[], Any]
+SAVE_POINTS = ["agent.stored", "agent.committed"]
 
 
 async def _repository(plane: Any, **options: Any) -> AgentRepository:
@@ -37,7 +38,7 @@ async def _name_in_table(plane: Any, id: UUID) -> str | None:
 
 
 @pytest.mark.req("D4.2")
-@pytest.mark.parametrize("point", ["agent.stored", "agent.committed"])
+@pytest.mark.parametrize("point", SAVE_POINTS)
 def test_what_a_killed_process_had_saved_is_brought_to_the_table(
     open_plane: Open, environ: Mapping[str, str], point: str
 ) -> None:

@@ -21,17 +21,17 @@ def test_a_message_delivered_twice_is_handled_once(open_plane: Any) -> None:
             subscription = await jetstream.subscribe(subject, manual_ack=True, ordered_consumer=False)
             await jetstream.publish(subject, b"{}", headers={"Nats-Msg-Id": name})
             message = await subscription.next_msg(timeout=5)
-            inbox = Inbox(plane.contract, "test")
+            inbox = Inbox(plane.contract, "test", plane.pools.primary)
 
             async def handler(connection: Any, message: Any) -> None:
                 await connection.execute("SELECT 1")
                 handled.append(message_id(message))
 
-            assert await inbox.handle(plane.pools.primary, message, handler)
+            assert await inbox.handle(message, handler)
             message._ackd = False  # a second delivery
-            assert not await inbox.handle(plane.pools.primary, message, handler)
+            assert not await inbox.handle(message, handler)
             message._ackd = False
-            assert await Inbox(plane.contract, "other").handle(plane.pools.primary, message, handler)
+            assert await Inbox(plane.contract, "other", plane.pools.primary).handle(message, handler)
             assert handled == [name, name]
             await subscription.unsubscribe()
 
@@ -41,7 +41,7 @@ def test_a_message_delivered_twice_is_handled_once(open_plane: Any) -> None:
 def test_a_handler_that_fails_is_called_again_and_leaves_nothing(open_plane: Any) -> None:
     async def main() -> None:
         async with open_plane() as plane:
-            inbox = Inbox(plane.contract, "test")
+            inbox = Inbox(plane.contract, "test", plane.pools.primary)
 
             async def failing() -> None:
                 async with plane.pools.primary.connection() as connection, connection.transaction():
@@ -62,7 +62,7 @@ def test_two_handlers_of_one_message_at_once(open_plane: Any) -> None:
 
     async def main(fails: bool) -> bool:
         async with open_plane() as plane:
-            inbox = Inbox(plane.contract, "test")
+            inbox = Inbox(plane.contract, "test", plane.pools.primary)
             name = str(uuid4())
             async with plane.pools.primary.connection() as one, plane.pools.primary.connection() as two:
 
@@ -89,7 +89,7 @@ def test_two_handlers_of_one_message_at_once(open_plane: Any) -> None:
 def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(open_plane: Any) -> None:
     async def main() -> None:
         async with open_plane() as plane:
-            inbox = Inbox(plane.contract, "test")
+            inbox = Inbox(plane.contract, "test", plane.pools.primary)
             async with plane.pools.primary.connection() as connection:
                 with pytest.raises(ConfigurationError):
                     await inbox.first(connection, "m")
@@ -97,7 +97,7 @@ def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(open_plane: An
                     await inbox.first(connection, "old")
                     await connection.execute("UPDATE runtime.inbox SET handled_at = now() - interval '20 days'")
                     await inbox.first(connection, "new")
-            assert await inbox.clean_up(plane.pools.background) == 1
+            assert await inbox.clean_up() == 1
             assert await plane.execute("SELECT message_id FROM runtime.inbox") == [("new",)]
 
     asyncio.run(main())

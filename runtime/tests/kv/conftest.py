@@ -22,6 +22,7 @@ import pytest
 
 from holdfast.contract import BucketSpec
 from holdfast.kv.bucket import Bucket
+from kv.overlaid import Overlaid, overlay
 
 _LOOPBACK = "127.0.0.1"
 _RELEASES = {"2.10": "2.10.26", "2.11": "2.11.11", "2.12": "2.12.8", "2.14": "2.14.6"}
@@ -65,6 +66,7 @@ class Nats:
             "host": _LOOPBACK,
             "port": self.port,
             "server_name": self.name,
+            "max_payload": 2**23,
             "jetstream": {"store_dir": str(self.home / "js"), "max_file_store": 2**36},
         }
         if self._routes:
@@ -205,13 +207,13 @@ class Site:
         }
         if config["max_age"] and config["max_age"] < config["duplicate_window"]:
             config["duplicate_window"] = config["max_age"]
-        await self._ask(client, f"CREATE.KV_{name}", json.dumps(config).encode())
+        await self.ask(client, f"CREATE.KV_{name}", json.dumps(config).encode())
         return BucketSpec(name=name)
 
     async def drop(self, client: Any, name: str = "STATE") -> None:
-        await self._ask(client, f"DELETE.KV_{name}", b"")
+        await self.ask(client, f"DELETE.KV_{name}", b"")
 
-    async def _ask(self, client: Any, what: str, body: bytes) -> None:
+    async def ask(self, client: Any, what: str, body: bytes) -> None:
         """Ask until a cluster that forms or elects has answered."""
         deadline = time.monotonic() + 40
         while True:
@@ -268,24 +270,38 @@ def program_of(nats_folder: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def site_of(program_of: Callable[[str], Path], nats_folder: Path) -> Iterator[Callable[..., Site]]:
-    """Give running servers of a release line, one or three; started once for each session."""
-    sites: dict[tuple[str, int], Site] = {}
+    """Give running servers of a release line, one or three; started once for each session and name."""
+    sites: dict[tuple[str, int, str], Site] = {}
 
-    def site(line: str = "latest", servers: int = 1) -> Site:
-        if (line, servers) not in sites:
+    def site(line: str = "latest", servers: int = 1, name: str = "") -> Site:
+        if (line, servers, name) not in sites:
             routes = tuple(_free_ports(servers)) if servers > 1 else ()
-            home = nats_folder / f"{line}-{servers}"
+            home = nats_folder / f"{line}-{servers}{name}"
             program = program_of(line)
             members = [Nats(program, home / str(at), name=f"n{at}", routes=routes, at=at) for at in range(servers)]
             for member in members:
                 member.start()
-            sites[line, servers] = Site(members, replicas=servers)
-        return sites[line, servers]
+            sites[line, servers, name] = Site(members, replicas=servers)
+        return sites[line, servers, name]
 
     yield site
     for found in sites.values():
         for member in found.servers:
             member.stop()
+
+
+@pytest.fixture(scope="session")
+def plane_on(site_of: Callable[..., Site], make_plane: Callable[..., Any]) -> Callable[..., Overlaid]:
+    """Give a whole plane over the NATS servers of a release line; made once for each session and setting."""
+    planes: dict[tuple[Any, ...], Overlaid] = {}
+
+    def plane(line: str = "latest", servers: int = 1, *, ttl_s: int = 1800) -> Overlaid:
+        which = (line, servers, ttl_s)
+        if which not in planes:
+            planes[which] = overlay(site_of(line, servers, f"-plane-{ttl_s}"), make_plane, ttl_s)
+        return planes[which]
+
+    return plane
 
 
 @pytest.fixture

@@ -221,10 +221,11 @@ def test_going_back_to_a_checkpoint_brings_bucket_and_database_back_together(
     asyncio.run(main())
     with psycopg.connect(**servers.admin) as connection:
         events = connection.execute(
-            "SELECT event_type, event_data ->> 'checkpoint_name' FROM agents.lifecycle_events WHERE agent_id = %s",
+            "SELECT event_type, event_data ->> 'checkpoint_name' FROM agents.lifecycle_events WHERE agent_id = %s"
+            " ORDER BY created_at",
             [agent_id],
         ).fetchall()
-    assert events == [("rolled_back", "before")] * 2
+    assert events == [("checkpointed", "before"), ("checkpointed", "other"), *[("rolled_back", "before")] * 2]
 
 
 @pytest.mark.req("D11.2")

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from state.conftest import Database, Program
 
 Start = Callable[..., "Program"]
-PUT_POINTS = ["put.sent", "put.noted", "flush.read", "flush.committed", "flush.acknowledged"]
-EDIT_POINTS = ["edit.recorded", "put.sent", "edit.written", "flush.committed"]
-RESTORE_POINTS = ["checkpoint.read", "checkpoint.stored", "restore.recorded", "restore.written", "flush.committed"]
-
-
-async def adopt(environ: Mapping[str, str], agent_id: str, wait_s: float = 40) -> dict[str, Any]:
-    """What the next owner finds, once everything is in the database."""
-    async with holdfast.connect(environ) as plane:
-        async with plane.agent(agent_id, wait_s=wait_s) as agent:
-            found = await agent.items()
-        await drained(plane)
-        return found
 
 
 async def drained(plane: holdfast.Plane, within_s: float = 40) -> None:
@@ -42,52 +30,6 @@ async def drained(plane: holdfast.Plane, within_s: float = 40) -> None:
     while (await plane.home.journal.look()).messages or (await plane.home.journal.look()).unsourced:
         assert time.monotonic() < deadline, "the journal is not emptied"
         await asyncio.sleep(0.05)
-
-
-@pytest.mark.req("D2.4", "D1.2")
-@pytest.mark.parametrize("point", PUT_POINTS)
-def test_what_was_acknowledged_survives_a_kill_at(
-    small: Servers, small_database: Database, program: Start, point: str
-) -> None:
-    agent_id = str(uuid4())
-    promised = program(small.environ, "put", agent_id, point, "3", "2000").finish()
-    newest = dict(promised)
-    found = asyncio.run(adopt(small.environ, agent_id))
-    for key, number in newest.items():
-        assert found[key] >= number
-    assert small_database.values(agent_id) == found
-
-
-@pytest.mark.req("D1.4")
-@pytest.mark.parametrize("point", EDIT_POINTS)
-def test_an_edit_counts_whole_or_not_at_all_after_a_kill_at(
-    small: Servers, small_database: Database, program: Start, point: str
-) -> None:
-    agent_id = str(uuid4())
-    promised = program(small.environ, "edit", agent_id, point, "4", "2000").finish()
-    found = asyncio.run(adopt(small.environ, agent_id))
-    assert found["left"] + found["right"] == 100
-    if promised:
-        assert found["right"] >= promised[-1][1]
-    assert small_database.values(agent_id) == found
-
-
-@pytest.mark.req("D11.3")
-@pytest.mark.parametrize("point", RESTORE_POINTS)
-def test_a_restore_counts_whole_or_not_at_all_after_a_kill_at(
-    small: Servers, small_database: Database, program: Start, point: str
-) -> None:
-    agent_id = str(uuid4())
-    promised = program(small.environ, "restore", agent_id, point, "2", "50").finish()
-    found = asyncio.run(adopt(small.environ, agent_id))
-    assert small_database.values(agent_id) == found
-    events = small_database.query("SELECT count(*) FROM agents.lifecycle_events WHERE agent_id = %s", agent_id)[0][0]
-    restored = promised.count("restored")
-    assert events in (restored, restored + 1)
-    if point in ("restore.recorded", "restore.written"):
-        # The edit was recorded: it counts, although nobody was told so.
-        assert events == restored + 1
-        assert found == {"a": 0, "b": 0}
 
 
 @pytest.mark.req("F1.1")

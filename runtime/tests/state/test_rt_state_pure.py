@@ -23,7 +23,7 @@ from holdfast.state.flush_sql import Change, columns, newest
 from holdfast.state.hydration import Head, Row, Snapshot, finish_edit, merge_rows
 from holdfast.state.journal import Look, read_change, read_look
 from holdfast.state.keys import EDIT_KEY, bucket_key, decode_key, encode_key, parse_bucket_key
-from holdfast.state.lag import Pressure, p95
+from holdfast.state.lag import Pressure
 from holdfast.state.lifecycle import FOLLOWS, Life, Status
 from holdfast.state.schema import build, named_types, upcast, upcaster, version_of
 
@@ -104,7 +104,7 @@ def test_types_of_ones_own_are_a_closed_set() -> None:
     assert codec.decode(codec.encode(value)) == value
     with pytest.raises(CodecError, match="not known"):
         Codec().encode(Point(1))
-    with pytest.raises(CodecError, match="not registered"):
+    with pytest.raises(CodecError, match="which is not known"):
         Codec().decode(codec.encode(Point(1)))
     with pytest.raises(CodecError, match="two types"):
         Codec([Point, type("Point", (), {})])
@@ -203,8 +203,10 @@ class Outer:
 
 def test_types_of_fields_are_found() -> None:
     assert set(named_types(Outer)) == {Point, Mood}
-    with pytest.raises(CodecError, match="do not fit"):
+    with pytest.raises(CodecError, match="give each of its fields a default"):
         build(Point, {})
+    with pytest.raises(CodecError, match="do not fit Point .* add an upcaster"):
+        build(Point, {"mood": Mood.CALM})
 
 
 def test_pydantic_and_msgspec_models_are_models() -> None:
@@ -326,8 +328,6 @@ def test_lag_is_never_negative_and_counts_what_the_source_has_not_taken() -> Non
     assert lag_ms(look) == 1500
     assert read_look(*info(0, 5, [{"lag": 0, "seq": 900}])).unsourced == 0
     assert lag_ms(read_look(*info(0, 5, []))) == 0
-    assert p95([]) == 0
-    assert p95(list(map(float, range(101)))) == 95
 
 
 class FakeLooks:

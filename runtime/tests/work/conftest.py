@@ -25,6 +25,7 @@ class Workshop:
     pools: Any
     client: Any
     stores: Mapping[str, Any]
+    store_of: Any
     sagas: Any
     two_phase: Any
 
@@ -126,14 +127,20 @@ async def workshop(environ: Mapping[str, str]) -> AsyncIterator[Workshop]:
     try:
         contract = await fetch_contract(client, environ["HOLDFAST_PLANE"], environ["HOLDFAST_ENV"])
         stores = {name: await Bucket.open(client, contract.buckets[name], timeout_s=10.0) for name in BUCKETS}
+
+        @asynccontextmanager
+        async def store_of(step: Any, *, writes: bool = True) -> AsyncIterator[Any]:
+            yield stores[step.bucket]
+
         async with await Pools.open(contract, Settings.from_environment(environ)) as pools:
             yield Workshop(
                 contract,
                 pools,
                 client,
                 stores,
-                Sagas(pools.primary, stores, contract),
-                TwoPhase(pools.primary, stores, stores["AGENT_CONFIG"], contract),
+                store_of,
+                Sagas(pools.primary, store_of, contract),
+                TwoPhase(pools.primary, store_of, contract),
             )
     finally:
         await client.close()

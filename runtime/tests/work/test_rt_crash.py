@@ -317,8 +317,9 @@ def test_journals_of_finished_work_go_and_others_stay(open_workshop: Any) -> Non
             assert await forgetting.clean_up() == 2 + 3
             assert await shop.execute("SELECT state::text FROM runtime.sagas") == [("compensation_failed",)]
             assert await unfinished(shop.pools.primary, shop.contract) == {"sagas": 0, "oldest_s": 0.0}
-            async with forgetting:
-                await asyncio.sleep(0.2)
+            forgetting.start()
+            await asyncio.sleep(0.2)
+            await forgetting.stop()
 
     asyncio.run(main())
 

@@ -273,7 +273,7 @@ def test_a_cancelled_caller_leaves_the_saga_running_to_its_end(open_workshop: An
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
-            await shop.sagas.close()
+            await asyncio.gather(*shop.sagas.running)
             await shop.settle()
             await shop.check_whole(name)
 

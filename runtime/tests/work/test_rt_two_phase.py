@@ -187,7 +187,7 @@ def test_a_name_that_is_too_long_for_a_transaction_is_refused(open_workshop: Any
 def test_the_strategy_is_an_argument_and_every_call_has_a_correlation_id(open_workshop: Any) -> None:
     async def main() -> None:
         async with open_workshop() as shop:
-            coordinator = Coordinator(shop.sagas, shop.two_phase)
+            coordinator = Coordinator(shop.pools.primary, shop.store_of, shop.contract)
             seen = set()
             for strategy in Strategy:
                 name = str(uuid4())
@@ -198,7 +198,8 @@ def test_the_strategy_is_an_argument_and_every_call_has_a_correlation_id(open_wo
                 seen.add(result.correlation_id)
             assert len(seen) == len(Strategy)
             with pytest.raises(Unsupported):
-                await Coordinator(shop.sagas).run("test", [], strategy=Strategy.TWO_PHASE_COMMIT)
+                coordinator.two_phase = None
+                await coordinator.run("test", [], strategy=Strategy.TWO_PHASE_COMMIT)
             await coordinator.close()
 
     asyncio.run(main())
