@@ -86,6 +86,7 @@ soak: $(STAMP) ## what takes long: server versions, crashes, benchmarks
 	$(BIN)/python bench/partitions.py
 	$(BIN)/python bench/migrate.py
 	$(BIN)/python bench/pulumi.py
+	$(BIN)/python bench/runtime.py
 
 lock: ## resolve pyproject.toml anew into the lock file, for every platform and Python >= 3.11
 	$(PYTHON) -m venv build/lock

@@ -1,21 +1,20 @@
 """The runtime library beside the least that the same work costs, in one run.
 
-usage: python bench/runtime.py [--rounds N] [--only SCENARIO[,SCENARIO]…] [--disk FOLDER]
+usage: python bench/runtime.py [--rounds N] [--only SCENARIO]… [--disk FOLDER]
 
-Starts its own servers with the whole of specs/, as the library's tests do. Each ratio is the median of interleaved
-rounds: the floor is measured in the same round as what is compared with it. Exit code 1 when a bar is missed. A
-shared machine disturbs single rounds; judge a ratio, and only on a quiet machine (its load is printed) a time.
+Starts its own servers with the whole of specs/, as the library's tests do. A ratio is the median over interleaved
+rounds: its floor is measured in the same round. Exit code 1 when a bar is missed. Other work on the machine disturbs
+times more than ratios; the load is printed at both ends.
 
-hot          put of an owned agent, 1 KiB, by nats-py's KeyValue.put of the same bytes to a bucket of the same
-             configuration without a journal; nothing else runs while the floor is measured. Without and with the
-             flusher in this process.
-read         reads that memory answers
-flush        a batch of 50 keys, by one INSERT … SELECT unnest of the same rows
-outbox       from COMMIT of another process's transaction to the time that the stream gave its message
-lag          from the call of put to the commit in PostgreSQL, with both servers' data on a disk (--disk) and
-             sync_interval: always; at 1,000 writes a second, or half of what bare puts reach there
-start        import of the package; the first connect, by bare connections with their imports. Each a process.
-many         64 agents at once by 64 bare puts in flight; 1,000 keys of an agent read back; 1,000 agents in a process
+start   import of the package; the first connect() less bare connections with their imports; a process for each
+hot     put of an owned agent, 1 KiB, by nats-py's put of the same bytes to a bucket of the same configuration that
+        no journal follows and nobody flushes; with the flusher in another process (none runs), and in this one
+read    what memory answers
+flush   a batch of 50 new keys, by one INSERT … SELECT unnest of as many new rows
+outbox  from the COMMIT of a bare connection to the time at which the stream has the message
+many    64 agents at once by 64 bare puts in flight; 1,000 keys read back; 1,000 agents open in one process
+lag     from the call of put to its commit in PostgreSQL, with all data on a disk (--disk) and sync_interval: always;
+        at 1,000 writes a second, and where bare puts stay below 2,000 a second there, at half of what they reach
 """
 
 from __future__ import annotations
@@ -23,22 +22,52 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import runtime_hot
-import runtime_start
-from runtime_stage import Plane, Table
+import hotset
+import latency
+from realplane import Plane, Table
+from stage import workplace
 
-#: What each scenario needs: a plane in memory, one on a disk, or none.
-SCENARIOS: dict[str, Callable[[Plane, Table, int], Awaitable[None]]] = {
-    "start": runtime_start.start,
-    "hot": runtime_hot.hot,
-    "read": runtime_hot.read,
-    "flush": runtime_hot.flush,
-    "outbox": runtime_start.outbox,
-    "many": runtime_hot.many,
-    "lag": runtime_start.lag,
+SCENARIOS = {
+    "start": latency.start,
+    "hot": hotset.hot,
+    "read": hotset.read,
+    "flush": hotset.flush,
+    "outbox": latency.outbox,
+    "many": hotset.many,
 }
+
+
+def _load() -> str:
+    one, five, _ = os.getloadavg()
+    return f"{one:.1f} {five:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--only", action="append", choices=[*SCENARIOS, "lag"], default=[])
+    parser.add_argument("--disk", type=Path, default=Path(tempfile.gettempdir()), help="a folder on a disk, for lag")
+    options = parser.parse_args()
+    wanted = options.only or [*SCENARIOS, "lag"]
+    table = Table()
+    table.note("load of the machine, 1 and 5 minutes", _load())
+    if set(wanted) & set(SCENARIOS):
+        with workplace() as folder, Plane(folder / "plane") as plane:
+            for name, scenario in SCENARIOS.items():
+                if name in wanted:
+                    asyncio.run(scenario(plane, table, options.rounds))
+    if "lag" in wanted:
+        with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.disk) as name:
+            Path(name).chmod(0o711)
+            with Plane(Path(name) / "plane") as plane:
+                asyncio.run(latency.lag(plane, table, options.rounds))
+    table.note("load of the machine, 1 and 5 minutes", _load())
+    if table.missed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @cache
 def expressions() -> str:
-    """A cache of canonical expressions for as long as this process lives. tests/conftest sweeps folders of this name."""
+    """A cache of canonical expressions while this process lives, under a name that tests/conftest sweeps."""
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else None
     folder = tempfile.mkdtemp(prefix=f"holdfast-tests-{os.getpid()}-cache-", dir=parent)

@@ -186,6 +186,14 @@ def declared_records(content: Mapping[str, Any]) -> Iterator[Record]:
             yield Record(parent.child("template", name), _settings(entry), parent)
 
 
+def pools(shares: Iterable[Share]) -> Iterator[Record]:
+    """The pools that some shares hold."""
+    for part in shares:
+        for address, entry in part.entries.items():
+            if address.kind == "pool":
+                yield Record(address, _settings(entry))
+
+
 class ContractKind(PlainKind):
     """The contract of one plane in one environment."""
 

@@ -68,7 +68,7 @@ class Plane(pulumi.ComponentResource):
         self._allow = tuple(allow)
         self._protect = protect
         declared = _over(workspace.document.root.get("targets") or {}, targets)
-        self.connections = pulumi.Output.from_input(declared).apply(_connections)
+        self.connections = pulumi.Output.from_input(declared).apply(lambda found: _connections(found, workspace.plane))
         self.provider = resources.Provider(
             name,
             plane=workspace.name,
@@ -190,9 +190,10 @@ def _over(base: Mapping[str, Any], over: pulumi.Input[Mapping[str, Any]] | None)
     return base if over is None else pulumi.Output.from_input(over).apply(lambda known: overlay(base, known))
 
 
-def _connections(section: Mapping[str, Any]) -> dict[str, Any]:
+def _connections(section: Mapping[str, Any], plane: Records) -> dict[str, Any]:
     """How clients reach declared targets; secrets stay references."""
     from provision.reconcile.targets import reachable
     from provision.spec import target as targets
 
-    return reachable({(t.system, t.name): t for t in targets.parse(section) if isinstance(t, targets.Target)})
+    known = (t for t in targets.parse(section) if isinstance(t, targets.Target))
+    return reachable({(t.system, t.name): t for t in known}, plane)

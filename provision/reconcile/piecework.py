@@ -322,8 +322,9 @@ class Piecework:
         assert work.wanted is not None
         setting = self.setting
         own = contract.share(self._completed(work.wanted.records, world.facts), registry.kinds())
-        reach = work.wanted.inputs.get("targets") or reachable(setting.targets)
-        return contract.content(setting.plane, setting.env, reach, [*work.shares, own])
+        shares = [*work.shares, own]
+        reach = work.wanted.inputs.get("targets") or reachable(setting.targets, contract.pools(shares))
+        return contract.content(setting.plane, setting.env, reach, shares)
 
     def _done(self, work: Work, records: tuple[Record, ...], steps: tuple[Step, ...], world: World) -> Done:
         if work.wanted is None:

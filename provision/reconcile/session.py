@@ -98,7 +98,7 @@ class OpenPlane:
         plane = canonical.canonicalise(self.workspace.plane, world, self.targets, self.cache, self.note)
         kinds = registry.kinds()
         whole = contract.completed(plane, kinds, world.facts)
-        promise = contract.record(whole, reachable(self.workspace.targets), kinds)
+        promise = contract.record(whole, reachable(self.workspace.targets, whole), kinds)
         declared = {r.address: r for r in whole if kinds[r.address.kind].nature != "live"}
         records = (declared.get(r.address, r) for r in plane)
         return Plane([*records, promise], name=self.name, env=self.env)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provision.nats.api import Session as NatsSession
     from provision.nats.api import Settings as NatsSettings
     from provision.postgres.connect import Connection, Settings
+    from provision.spec.record import Record
 
 Note = Callable[[str], None]
 
@@ -158,11 +159,25 @@ class Targets:
 _REACH = frozenset("kind urls tls domain dsn host port endpoints service namespace database form mode".split())
 
 
-def reachable(targets: Mapping[tuple[str, str], Target]) -> dict[str, dict[str, dict[str, object]]]:
-    """Targets as the contract holds them: system word -> name -> how to connect. Embedded servers say only that."""
+def reachable(
+    targets: Mapping[tuple[str, str], Target], pools: Iterable[Record] = ()
+) -> dict[str, dict[str, dict[str, object]]]:
+    """Targets as the contract holds them: system word -> name -> how to connect. Embedded servers say only that.
+
+    A target on Kubernetes says by which host each of the ``pools`` reaches its PgBouncer; other records are ignored.
+    """
     words = {"pg": "postgres", "nats": "nats"}
     found: dict[str, dict[str, dict[str, object]]] = {word: {} for word in words.values()}
     for (system, name), target in targets.items():
         settings = {k: v for k, v in target.settings.items() if k in _REACH and v is not None}
+        if (system, target.kind) == ("pg", "kubernetes") and (hosts := _poolers(target, pools)):
+            settings["poolers"] = hosts
         found[words[system]][name] = settings
     return found
+
+
+def _poolers(target: Target, pools: Iterable[Record]) -> dict[str, str]:
+    from provision.kubernetes import poolers
+    from provision.spec.record import Plane
+
+    return poolers.hosts(Plane(r for r in pools if r.address.kind == "pool"), target)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from holdfast.health import HealthStatus as HealthStatus
     from holdfast.kv.entry import Position as Position
     from holdfast.merge.crdt import Document as Document
-    from holdfast.merge.strategies import Strategy as MergeStrategy
     from holdfast.merge.strategies import Resolver as Resolver
+    from holdfast.merge.strategies import Strategy as MergeStrategy  # noqa: F401 - an alias of its own
     from holdfast.plane import Plane as Plane
     from holdfast.plane import connect as connect
     from holdfast.registry import Agent as Agent

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from holdfast.errors import CodecError, ConfigurationError, HoldfastError, OperationTimeout, VersionConflict
+from holdfast.kv.attempts import overwrite
 from holdfast.state.codec import Codec
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _log = logging.getLogger("holdfast.cache")
 
 #: Gives a token that changes when the connection is lost, and None while it is down.
 LinkEpoch = Callable[[], object]
-_INVALIDATE_TRIES = 16
 _PRESENT: Any = object()
 
 
@@ -63,7 +63,10 @@ class CacheEntry(Generic[V]):
 
 
 class MemoryCache(Generic[K, V]):
-    """The newest-used ``capacity`` entries, each for ``ttl_s`` seconds. For one event loop."""
+    """The newest-used ``capacity`` entries, each for ``ttl_s`` seconds. For one event loop.
+
+    All callers get the same object: change none.
+    """
 
     def __init__(self, *, capacity: int = 10_000, ttl_s: float = 60.0, link: LinkEpoch | None = None) -> None:
         self.capacity = capacity
@@ -175,20 +178,67 @@ def connection_epoch(client: Client) -> LinkEpoch:
     return epoch
 
 
-async def mark_gone(bucket: Bucket, key: str) -> Position:
-    """Delete a key whatever is there, and leave a marker even where nothing was.
+class Loads(Generic[K, V]):
+    """Loads under way, of which there is one for each key: who misses at the same time shares it."""
 
-    The marker refuses a reader that looked before and would now fill in what it has read from the database.
-    """
-    revision = 0
-    for _ in range(_INVALIDATE_TRIES):
-        head = await bucket.head(key)
-        revision = head.position.revision if head is not None else 0
+    def __init__(self) -> None:
+        self._tasks: dict[K, asyncio.Task[V]] = {}
+
+    async def share(self, key: K, load: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """What the load of a key gives; the first who asks begins it, and who goes away does not end it."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.ensure_future(load())
+            task.add_done_callback(lambda done: self._end(key, done))
+        return await asyncio.shield(task)
+
+    def is_valid(self, key: K) -> bool:
+        """For the load that runs: whether what it has read may be kept."""
+        return self._tasks.get(key) is asyncio.current_task()
+
+    def drop(self, key: K) -> None:
+        """The key has changed: a load under way may end, but nobody joins it, and what it gives is not kept."""
+        self._tasks.pop(key, None)
+
+    def drop_all(self) -> None:
+        """As ``drop`` for every key."""
+        self._tasks.clear()
+
+    def _end(self, key: K, done: asyncio.Task[V]) -> None:
+        if self._tasks.get(key) is done:
+            del self._tasks[key]
+        if not done.cancelled():
+            done.exception()
+
+
+class Patience:
+    """Asks a bucket that may be away: for ``patience_s`` seconds at most, and not again for ``rest_s`` after that."""
+
+    def __init__(self, patience_s: float, rest_s: float) -> None:
+        self.patience_s, self._rest_s = patience_s, rest_s
+        self._again_at = 0.0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the bucket is not asked now."""
+        return time.monotonic() < self._again_at
+
+    async def ask(self, work: Coroutine[Any, Any, V]) -> tuple[V] | None:
+        """What ``work`` gives; None where the bucket does not give it in time, or is not asked."""
+        if self.is_resting:
+            work.close()
+            return None
         try:
-            return await bucket.write(key, None, expect=revision)
-        except VersionConflict:
-            continue
-    raise VersionConflict(f"{key} changes faster than it can be invalidated")
+            async with asyncio.timeout(self.patience_s):
+                return (await work,)
+        except (HoldfastError, TimeoutError) as error:
+            self.rest(error)
+            return None
+
+    def rest(self, error: Exception) -> None:
+        """Leave the bucket alone for a while."""
+        self._again_at = time.monotonic() + self._rest_s
+        _log.warning("nothing is cached for %g s: %s", self._rest_s, str(error) or "the bucket does not answer")
 
 
 class QueryCache:
@@ -213,12 +263,11 @@ class QueryCache:
         rest_s: float = 5.0,
     ) -> None:
         self._bucket = bucket
-        self._patience_s, self._rest_s = patience_s, rest_s
-        self._asked_again_at = 0.0
+        self._patience = Patience(patience_s, rest_s)
         self._codec = codec or Codec()
         self._memory = memory
         self._load_timeout_s = load_timeout_s
-        self._loading: dict[str, asyncio.Task[Any]] = {}
+        self._loads: Loads[str, Any] = Loads()
         self._writing: set[asyncio.Task[Position]] = set()
 
     def key(self, query: str, parameters: object = (), groups: Iterable[str] = ()) -> str:
@@ -238,27 +287,22 @@ class QueryCache:
         key = self.key(query, parameters, names)
         if self._memory is not None and (known := self._memory.get(key)) is not None:
             return known.value
-        task = self._loading.get(key)
-        if task is None:
-            task = asyncio.ensure_future(self._find(key, [_marker(name) for name in names], load))
-            self._loading[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
-        return await asyncio.shield(task)
+        return await self._loads.share(key, lambda: self._find(key, [_marker(name) for name in names], load))
 
     async def invalidate(self, query: str, parameters: object = (), *, groups: Iterable[str] = ()) -> None:
         """Forget one result, here and in the bucket. ``groups`` as it was read with."""
         key = self.key(query, parameters, groups)
-        await self._invalidate(key, mark_gone(self._bucket, key))
+        await self._invalidate(key, overwrite(self._bucket, key, None))
 
     async def invalidate_group(self, name: str) -> None:
         """Make all results of a group stale."""
-        await self._invalidate(None, self._renew(_marker(name)))
+        await self._invalidate(None, overwrite(self._bucket, _marker(name), b"{}"))
 
     async def _invalidate(self, key: str | None, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.ensure_future(work)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            if self._is_resting() and await self._is_gone():
+            if self._patience.is_resting and await self._is_gone():
                 return  # and all results with it
             await task
         except HoldfastError:
@@ -278,33 +322,21 @@ class QueryCache:
             return False
         return False
 
-    def _is_resting(self) -> bool:
-        return time.monotonic() < self._asked_again_at
-
     def _drop(self, key: str | None) -> None:
-        """Forget a key, or all; loads under way may end, but nobody joins them and memory does not keep them."""
+        """Forget a key, or all."""
+        if key is None:
+            self._loads.drop_all()
+        else:
+            self._loads.drop(key)
         if self._memory is not None:
             self._memory.clear() if key is None else self._memory.remove(key)
-        for each in list(self._loading) if key is None else [key]:
-            self._loading.pop(each, None)
-
-    def _forget(self, key: str, done: asyncio.Task[Any]) -> None:
-        if self._loading.get(key) is done:
-            del self._loading[key]
-        if not done.cancelled():
-            done.exception()
 
     async def _find(self, key: str, markers: list[str], load: Callable[[], Awaitable[Any]]) -> Any:
         epoch = self._memory.epoch() if self._memory is not None else None
-        if self._is_resting():
+        seen = await self._patience.ask(self._look(key, markers))
+        if seen is None:
             return await self._load(load)
-        try:
-            async with asyncio.timeout(self._patience_s):
-                head = await self._bucket.head(key)
-                standing = list(await asyncio.gather(*map(self._stand, markers)))
-        except (HoldfastError, TimeoutError) as error:
-            self._rest(error)
-            return await self._load(load)
+        head, standing = seen[0]
         found = self._read(head, standing)
         if found is not None:
             self._remember(key, found.value, CacheSource.KV, epoch)
@@ -316,16 +348,23 @@ class QueryCache:
             self._remember(key, value, CacheSource.DB, epoch)
         return value
 
+    async def _look(self, key: str, markers: list[str]) -> tuple[Entry | None, list[str]]:
+        """What the bucket has of a result, and where its groups stand."""
+        head = await self._bucket.head(key)
+        return head, list(await asyncio.gather(*map(self._stand, markers)))
+
     async def _is_written(self, writing: asyncio.Task[Position]) -> bool:
         """Whether the result is in the bucket; who asked for it does not wait long for that."""
         self._writing.add(writing)
         writing.add_done_callback(self._ended)
-        await asyncio.wait({writing}, timeout=self._patience_s)
+        await asyncio.wait({writing}, timeout=self._patience.patience_s)
         error = writing.exception() if writing.done() else TimeoutError()
-        if error is not None and not isinstance(error, VersionConflict):
+        if isinstance(error, CodecError):
+            _log.info("a result is not cached: %s", error)
+        elif error is not None and not isinstance(error, VersionConflict):
             if not isinstance(error, (HoldfastError, TimeoutError)):
                 raise error
-            self._rest(error)
+            self._patience.rest(error)
         return error is None  # a conflict: invalidated, or loaded by somebody else, meanwhile
 
     def _ended(self, writing: asyncio.Task[Position]) -> None:
@@ -333,25 +372,12 @@ class QueryCache:
         if not writing.cancelled():
             writing.exception()
 
-    def _rest(self, error: Exception) -> None:
-        self._asked_again_at = time.monotonic() + self._rest_s
-        _log.warning("queries go uncached for %g s: %s", self._rest_s, str(error) or "the bucket does not answer")
-
     async def _stand(self, marker: str) -> str:
         """Where a group stands. One without a marker gets it: an expired marker must never match an older result."""
         head = await self._bucket.head(marker)
         if head is not None and head.operation == "put":
             return str(head.position)
-        return str(await self._renew(marker))
-
-    async def _renew(self, marker: str) -> Position:
-        for _ in range(_INVALIDATE_TRIES):
-            head = await self._bucket.head(marker)
-            try:
-                return await self._bucket.write(marker, b"{}", expect=head.position.revision if head else 0)
-            except VersionConflict:
-                continue
-        raise VersionConflict("a group of query results changes faster than it can be invalidated")
+        return str(await overwrite(self._bucket, marker, b"{}"))
 
     async def _load(self, load: Callable[[], Awaitable[Any]]) -> Any:
         deadline = asyncio.timeout(self._load_timeout_s)
@@ -375,7 +401,7 @@ class QueryCache:
         return _Found(content["value"])
 
     def _remember(self, key: str, value: Any, source: CacheSource, epoch: object) -> None:
-        if self._memory is not None and self._loading.get(key) is asyncio.current_task():
+        if self._memory is not None and self._loads.is_valid(key):
             self._memory.put(key, value, source=source, epoch=epoch)
 
 

@@ -307,7 +307,7 @@ async def fetch_contract(nc: Client, plane: str, env: str, *, timeout_s: float =
     import asyncio
 
     import nats.errors
-    from nats.js.errors import APIError, NotFoundError
+    from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
     key = f"contract.{plane}.{env}"
     try:
@@ -322,6 +322,9 @@ async def fetch_contract(nc: Client, plane: str, env: str, *, timeout_s: float =
     except nats.errors.NoRespondersError as error:
         raise ConfigurationError("the NATS servers have no JetStream for this account", driver_error=error) from None
     except APIError as error:
+        if isinstance(error, ServiceUnavailableError) and not error.err_code:  # nobody listens to JetStream's requests
+            text = "JetStream does not answer: it is off on the NATS servers or for this account, or it starts"
+            raise ConnectionFailed(text, driver_error=error) from None
         text = f"JetStream refused to give the contract (error {error.err_code or error.code})"
         raise ConnectionFailed(text, driver_error=error) from None
     except (nats.errors.Error, OSError) as error:

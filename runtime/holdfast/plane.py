@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from uuid import UUID
@@ -60,6 +60,7 @@ class Plane:
         self._handles: dict[int, AgentState[Any]] = {}
         self._owned: dict[UUID, AgentState[Any]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._recovering: asyncio.Task[None] | None = None
         self._types: tuple[type, ...] = ()
         for pool in pools.named.values():
             pool.on_events = self._on_events
@@ -221,7 +222,7 @@ class Plane:
         if "state_bucket" in names:
             await self._start_state(background=background, events=events)
         if background and "saga_table" in names and "saga_step_table" in names:
-            self._tasks.append(asyncio.create_task(self._recover(), name="holdfast recoverer"))
+            self._recovering = asyncio.create_task(self._recover(), name="holdfast recoverer")
 
     async def _start_state(self, *, background: bool, events: Events) -> None:
         from holdfast.state.flusher import Flusher
@@ -234,6 +235,7 @@ class Plane:
 
         names = self.contract.names
         bucket = await self.stores.bucket(names.state_bucket)
+        bucket.require_subtrees()
         journal = Journal(self.nc, bucket.name, names.flush_stream)
         writer = Writer(self.contract, self.pools.background, events=events)
         flusher = None
@@ -258,7 +260,12 @@ class Plane:
     async def _recover(self) -> None:
         """Finish or undo the work of processes that crashed."""
         await asyncio.sleep(_RECOVER_AFTER_S)  # connecting need not wait for these imports
-        await self.work.recoverer.run()
+        try:
+            recoverer = self.work.recoverer
+        except ConfigurationError as error:
+            _log.warning("left work is not looked after here: %s", error)
+        else:
+            await recoverer.run()
 
     async def close(self) -> None:
         """End what is under way, flush, give leases back, and close every connection.
@@ -268,23 +275,36 @@ class Plane:
         """
         made = self.__dict__
         async with AsyncExitStack() as last:  # what is named last is closed first, whatever fails
-            ending: list[tuple[str, Callable[[], Awaitable[object]]]] = [("NATS", self.nc.close)]
+            ending: list[tuple[str, Callable[[], Awaitable[object]]]] = [("NATS", partial(_end_nats, self.nc))]
             ending.append(("the pools", self.pools.close))
             ending += [("the stores", self.stores.close)] if "stores" in made else []
             if self._home is not None:
                 ending.append(("the journal", self._home.pressure.close))
-            ending.append(("the watch", lambda: end(*self._tasks)))
+            ending.append(("the watch", partial(end, *self._tasks)))
             ending += [("transactions", self.transactions.close)] if "transactions" in made else []
             ending += [("the relay", self.relay.stop)] if "relay" in made else []
             if self._home is not None and self._home.flusher is not None:
                 ending.append(("the flusher", self._home.flusher.stop))
             ending.append(("agents", self._close_handles))
             ending += [("work", self.work.close)] if "work" in made else []
+            if self._recovering is not None:
+                ending.append(("the recoverer", partial(end, self._recovering)))
             for what, close in ending:
                 last.push_async_callback(_close, what, close)
 
     async def _close_handles(self) -> None:
         await asyncio.gather(*(handle.close() for handle in (*self._handles.values(),)), return_exceptions=True)
+
+
+async def _end_nats(client: Client) -> None:
+    try:
+        await client.close()
+    except OSError as error:
+        _log.info("the connection to NATS was gone already: %s", type(error).__name__)
+    finally:
+        # Where writing to a dead connection fails, nats-py 2.16.0 leaves the tasks of its subscriptions behind.
+        for subscription in tuple(client._subs.values()):  # noqa: SLF001 - nothing public ends them
+            subscription._stop_processing()  # noqa: SLF001
 
 
 async def _close(what: str, close: Callable[[], Awaitable[object]]) -> None:
@@ -363,6 +383,10 @@ def connect(
     together leave as one message (``events_of`` lists them). ``types`` are enums, dataclasses, models and structs that
     values may hold.
 
+    Leaving the block ends everything in order, in less than the 30 seconds that orchestrators wait, also while servers
+    are away. Cancellation leaves it: ``asyncio.run`` cancels on SIGINT, and for SIGTERM there is
+    ``loop.add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)``.
+
     PostgreSQL may be away at the start and later: writes then wait in the journal. Raises, when entered,
     ConfigurationError, ContractMismatch, Unsupported, ConnectionFailed, OperationTimeout.
     """
@@ -377,12 +401,13 @@ async def _connect_nats(settings: Settings, contract: Contract | None) -> Client
     client = Client()
     options = settings.nats_options(contract)
     said: Exception | None = None
+    refused = asyncio.Event()
 
     async def on_error(error: Exception) -> None:
         nonlocal said
-        if said is None and not client.is_connected:
-            _log.info("no NATS server lets us in yet; trying for %g s", options["connect_timeout"])
         said = error
+        if isinstance(_unreachable(error), ConfigurationError):
+            refused.set()
         _log.info("NATS: %s", type(error).__name__)
 
     async def on_loss() -> None:
@@ -402,16 +427,20 @@ async def _connect_nats(settings: Settings, contract: Contract | None) -> Client
         ),
         name="holdfast connects",
     )
+    refusal = asyncio.create_task(refused.wait(), name="holdfast is refused")
     try:
         # Left alone, the client tries for ever, also where it is refused.
-        await asyncio.wait({connecting}, timeout=options["connect_timeout"])
-        if connecting.done():
-            connecting.result()
-            return client
-        raise _unreachable(said)
+        await asyncio.wait(
+            {connecting, refusal}, timeout=options["connect_timeout"], return_when=asyncio.FIRST_COMPLETED
+        )
+        if not connecting.done():
+            raise _unreachable(said)
+        connecting.result()
+        return client
     except (Error, OSError, ValueError) as error:
         raise _unreachable(error) from None
     finally:
+        await end(refusal)
         if not (connecting.done() and client.is_connected):
             await end(connecting)
             with contextlib.suppress(AssertionError):  # of a client that never had an address to go to
@@ -419,20 +448,19 @@ async def _connect_nats(settings: Settings, contract: Contract | None) -> Client
 
 
 def _unreachable(error: Exception | None) -> HoldfastError:
-    """What keeps us out, with a remedy."""
+    """What keeps us out, with a remedy: ConfigurationError where waiting does not help."""
     import ssl
 
+    said = str(error).lower()
     if isinstance(error, ssl.SSLError):
-        return ConnectionFailed(
-            "the TLS connection to NATS was refused: check NATS_CA_CERT, NATS_TLS_CERT and NATS_TLS_KEY",
-            driver_error=error,
-        )
-    if isinstance(error, ValueError) or "invalid connect url" in str(error):
-        return ConfigurationError("NATS_SERVERS: an address has the form nats://host:port", driver_error=error)
-    if "authoriz" in str(error).lower() or "authentic" in str(error).lower():
-        return ConnectionFailed(
-            "NATS refuses the credentials: check NATS_CREDS_FILE, or those in NATS_SERVERS", driver_error=error
-        )
-    return ConnectionFailed(
-        "no NATS server can be reached: check NATS_SERVERS, and that the servers run", driver_error=error
-    )
+        text = "the TLS connection to NATS was refused: check NATS_CA_CERT, NATS_TLS_CERT and NATS_TLS_KEY"
+    elif isinstance(error, FileNotFoundError):
+        text = "NATS_CREDS_FILE names a file that is not there"
+    elif "authoriz" in said or "authentic" in said:
+        text = "NATS refuses the credentials: check NATS_CREDS_FILE, or those in NATS_SERVERS"
+    elif isinstance(error, ValueError) or "invalid connect url" in said:
+        text = "NATS_SERVERS: an address has the form nats://host:port"
+    else:
+        text = "no NATS server can be reached: check NATS_SERVERS, and that the servers run"
+        return ConnectionFailed(text, driver_error=error)
+    return ConfigurationError(text, driver_error=error)

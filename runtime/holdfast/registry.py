@@ -29,11 +29,15 @@ from holdfast.errors import (
     NotFound,
     VersionConflict,
 )
+from holdfast.events.limited import limited
+from holdfast.events.outbox import encode, qualified
+from holdfast.kv.attempts import again
 from holdfast.kv.entry import ORIGIN, Position
 from holdfast.kv.link import finish
 from holdfast.points import reach
-from holdfast.repository import Tier, step_aside, within
+from holdfast.repository import Tier
 from holdfast.retry import Retry, call
+from holdfast.state.home import check_durability
 from holdfast.state.keys import MAX_LENGTH, MAX_TYPE, check_text
 from holdfast.tasks import end
 
@@ -44,15 +48,14 @@ if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket
     from holdfast.kv.entry import Entry
     from holdfast.sql.pools import Pools
+    from holdfast.state.home import Durability
 
 _log = logging.getLogger("holdfast.agents")
 
 Status = Literal["initializing", "active", "idle", "suspended", "terminated", "error"]
 STATUSES: Final = ("initializing", "active", "idle", "suspended", "terminated", "error")
-Durability = Literal["kv", "sql"]
 #: In an entry that was written again only to say that the table has it: the position of the write itself.
 _SAME_AS: Final = "Holdfast-Same-As"
-_TRIES: Final = 40
 _PREFIX: Final = "agent."
 _COLUMNS: Final = (
     "agent_id", "agent_type", "agent_name", "status", "capabilities", "configuration", "metadata", "parent_agent_id",
@@ -84,6 +87,8 @@ class Agent:
         check_text(self.agent_name, MAX_LENGTH, "an agent's name")
         if self.status not in STATUSES:
             raise CodecError(f"an agent's status is one of {', '.join(STATUSES)}")
+        if not all(isinstance(getattr(self, name), Mapping) for name in _JSON):
+            raise CodecError(f"an agent's {', '.join(sorted(_JSON))} are mappings")
         if self.parent_agent_id == self.agent_id:
             raise CodecError("an agent is not its own parent")
         created = self.metadata.get("created_at")
@@ -96,9 +101,9 @@ class Agent:
         plain |= {"agent_id": str(self.agent_id), "parent_agent_id": _text(self.parent_agent_id)}
         plain |= {name: dict(plain[name]) for name in _JSON}
         try:
-            return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
-            raise CodecError("an agent holds what is not JSON", driver_error=error) from None
+            return encode(plain).encode()
+        except CodecError as error:
+            raise CodecError("an agent holds what is not JSON, or the character U+0000", driver_error=error) from None
 
     @classmethod
     def decode(cls, data: bytes) -> Agent:
@@ -152,6 +157,7 @@ class AgentRepository:
         self._bucket = bucket
         self._pools = pools
         self._table = names.registry_table
+        self._rows = qualified(self._table)
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
         self._retry = retry or Retry(attempts=5)
@@ -191,30 +197,28 @@ class AgentRepository:
         ``fresh`` asks the table, which others may have changed, unless a save is still on its way there. An entry that
         the bucket has had for ``ttl_s`` is asked for again in any case, and serves while the database is away.
         """
-        async with within(self._timeout_s, "finding an agent"):
-            for attempt in range(_TRIES):
-                await step_aside(attempt)
-                head = await self._bucket.head(_key(id))
-                is_there = head is not None and head.operation == "put"
-                if head is not None and head.operation == "delete" and not _is_in_sql(head):
-                    break  # deleted, and the table will learn of it
-                if head is not None and is_there and not self._must_ask(head, fresh):
-                    return _found(head)
-                try:
-                    row = await self._select(id)
-                except HoldfastError as error:
-                    if head is None or not is_there or fresh or not error.retryable:
-                        raise
-                    _log.warning("an old entry of an agent serves: %s", error)
-                    return _found(head)
-                if row is None and not is_there:
-                    break
-                try:
-                    # Only over what was seen before the table was read: a write or a delete since then is newer.
-                    return await self._take_over(id, row, head)
-                except VersionConflict:
-                    continue
-        raise NotFound("there is no such agent")
+        async with limited(self._timeout_s, "finding an agent"):
+            return await again("the agent", lambda: self._look(id, fresh=fresh))
+
+    async def _look(self, id: UUID, *, fresh: bool) -> Found:
+        """Raises NotFound; VersionConflict where the bucket changed meanwhile."""
+        head = await self._bucket.head(_key(id))
+        is_there = head is not None and head.operation == "put"
+        if head is not None and head.operation == "delete" and not _is_in_sql(head):
+            raise NotFound("there is no such agent")  # deleted, and the table will learn of it
+        if head is not None and is_there and not self._must_ask(head, fresh):
+            return _found(head)
+        try:
+            row = await self._select(id)
+        except HoldfastError as error:
+            if head is None or not is_there or fresh or not error.retryable:
+                raise
+            _log.warning("an old entry of an agent serves: %s", error)
+            return _found(head)
+        if row is None and not is_there:
+            raise NotFound("there is no such agent")
+        # Only over what was seen before the table was read: a write or a delete since then is newer.
+        return await self._take_over(id, row, head)
 
     def _must_ask(self, head: Entry, fresh: bool) -> bool:
         """Whether the table may know better than this entry, which a save on its way there never lets it."""
@@ -249,7 +253,7 @@ class AgentRepository:
 
     async def drain(self, timeout_s: float = 30.0) -> None:
         """Wait until nothing is under way. Raises the first background failure, or OperationTimeout."""
-        async with within(timeout_s, "saving agents"):
+        async with limited(timeout_s, "saving agents"):
             while self._running:
                 await asyncio.wait(list(self._running.values()))
         for error in list(self.failures.values())[:1]:
@@ -263,9 +267,10 @@ class AgentRepository:
             await end(*self._running.values())
 
     async def _write(self, id: UUID, value: bytes | None, durability: Durability, *, expect: Position | None) -> None:
+        check_durability(durability)
         if self._bucket.max_age_s and not self._bucket.allows_ttl:
             durability = "sql"
-        async with within(self._timeout_s, "saving an agent"):
+        async with limited(self._timeout_s, "saving an agent"):
             before, position = await finish(self._store(id, value, expect, note=durability == "kv"))
             if durability == "kv":
                 return
@@ -281,20 +286,19 @@ class AgentRepository:
     async def _store(
         self, id: UUID, value: bytes | None, expect: Position | None, *, note: bool
     ) -> tuple[Entry | None, Position]:
-        for attempt in range(_TRIES):
-            await step_aside(attempt)
+        async def attempt() -> tuple[Entry | None, Position] | None:
             head = await self._bucket.head(_key(id))
             if expect is not None and (head is None or _version(head) != expect):
-                raise VersionConflict("the agent was written by somebody else")
-            try:
-                position = await self._put(_key(id), value, head.position.revision if head is not None else 0)
-            except VersionConflict:
-                continue
-            reach("agent.stored")
-            if note:
-                self._note(id, value)
-            return head, position
-        raise VersionConflict("the agent changes faster than it can be saved")
+                return None
+            return head, await self._put(_key(id), value, head.position.revision if head is not None else 0)
+
+        stored = await again("the agent", attempt)
+        if stored is None:
+            raise VersionConflict("the agent was written by somebody else")
+        reach("agent.stored")
+        if note:
+            self._note(id, value)
+        return stored
 
     async def _put(
         self, key: str, value: bytes | None, expect: int, *, in_sql: bool = False, same_as: Position | None = None
@@ -362,38 +366,23 @@ class AgentRepository:
     # The table
 
     async def _select(self, id: UUID) -> Agent | None:
-        from psycopg import sql
-        from psycopg.rows import dict_row
-
-        columns = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
-        query = sql.SQL("SELECT {} FROM {} WHERE agent_id = %s").format(columns, _identifier(self._table))
-        async with (
-            self._pools.primary.connection() as connection,
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            await cursor.execute(query, [id])
-            row = await cursor.fetchone()
-        return Agent.of(row) if row is not None else None
+        query = f"SELECT {', '.join(_COLUMNS)} FROM {self._rows} WHERE agent_id = %s"
+        async with self._pools.primary.connection() as connection:
+            row = await (await connection.execute(query, [id])).fetchone()
+        return Agent.of(dict(zip(_COLUMNS, row, strict=True))) if row is not None else None
 
     async def _upsert(self, connection: AsyncConnection[Any], agent: Agent, *, over: bool = True) -> int:
-        from psycopg import sql
         from psycopg.types.json import Jsonb
 
-        changed = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in _COLUMNS[1:]]
-        action = sql.SQL("DO UPDATE SET {}").format(sql.SQL(", ").join(changed)) if over else sql.SQL("DO NOTHING")
-        query = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (agent_id) {}").format(
-            _identifier(self._table),
-            sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)),
-            sql.SQL(", ").join([sql.Placeholder()] * len(_COLUMNS)),
-            action,
-        )
+        changed = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
+        query = f"""
+            INSERT INTO {self._rows} ({", ".join(_COLUMNS)}) VALUES ({", ".join(["%s"] * len(_COLUMNS))})
+                ON CONFLICT (agent_id) DO {f"UPDATE SET {changed}" if over else "NOTHING"}"""
         values = [Jsonb(dict(getattr(agent, name))) if name in _JSON else getattr(agent, name) for name in _COLUMNS]
         return (await connection.execute(query, values)).rowcount
 
     async def _delete(self, connection: AsyncConnection[Any], id: UUID) -> None:
-        from psycopg import sql
-
-        await connection.execute(sql.SQL("DELETE FROM {} WHERE agent_id = %s").format(_identifier(self._table)), [id])
+        await connection.execute(f"DELETE FROM {self._rows} WHERE agent_id = %s", [id])
 
     async def _insert_lost(self, connection: AsyncConnection[Any], value: bytes | None) -> None:
         """The bucket was rebuilt before the table had this write. Nothing says whether a row there is older."""
@@ -427,9 +416,3 @@ def _found(head: Entry) -> Found:
 
 def _text(id: UUID | None) -> str | None:
     return None if id is None else str(id)
-
-
-def _identifier(table: str) -> Any:
-    from psycopg import sql
-
-    return sql.Identifier(*table.split(".", 1))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
-from holdfast.cache import CacheEntry, CacheSource, MemoryCache, mark_gone
-from holdfast.errors import CodecError, HoldfastError, OperationTimeout, VersionConflict
+from holdfast.cache import CacheEntry, CacheSource, Loads, MemoryCache, Patience
+from holdfast.errors import CodecError, HoldfastError, VersionConflict
+from holdfast.events.limited import limited
+from holdfast.kv.attempts import overwrite
 from holdfast.kv.link import finish
 from holdfast.state.codec import Codec
 from holdfast.tasks import end
@@ -42,26 +43,6 @@ class Repository(Protocol[Id_contra, T]):
         """Raises NotFound."""
 
 
-@asynccontextmanager
-async def within(seconds: float, what: str) -> AsyncIterator[None]:
-    """Bound a block by time. Raises OperationTimeout, and says that the outcome is unknown."""
-    deadline = asyncio.timeout(seconds)
-    try:
-        async with deadline:
-            yield
-    except TimeoutError as error:
-        if not deadline.expired():
-            raise
-        text = f"{what} took longer than {seconds:g} s; whether it took effect is unknown"
-        raise OperationTimeout(text, driver_error=error) from None
-
-
-async def step_aside(attempt: int) -> None:
-    """Wait before the next attempt at a compare-and-set: writers who met at a key must not go on meeting there."""
-    if attempt:
-        await asyncio.sleep(random.uniform(0, min(0.05, 0.001 * 2**attempt)))  # noqa: S311
-
-
 class Tier(NamedTuple):
     """A bucket as the middle tier. ``key`` gives an id's key, ``id_of`` the id of a key or None for foreign keys.
 
@@ -76,21 +57,13 @@ class Tier(NamedTuple):
     fills: bool = True
 
 
-class _Load(Generic[T]):
-    """A load under way. ``is_stale`` once its id was invalidated: its value is given to who waits, and not kept."""
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[CacheEntry[T]] | None = None
-        self.is_stale = False
-
-
 class TieredRepository(Generic[I, T]):
     """A repository behind a memory cache and, with ``tier``, a bucket. It is a Repository itself.
 
     Reads that the memory can answer touch no server; where the bucket does not answer within ``patience_s``, they ask
-    the repository. Writes go to the repository and invalidate every tier. ``run``, a task of the caller's, evicts what
-    other processes change, within the delay of a watch; without it memory may be as old as its time to live. An entry
-    that was read before the connection was lost is not served any more.
+    the repository, and leave the bucket alone for ``rest_s``. Writes go to the repository and invalidate every tier.
+    ``run``, a task of the caller's, evicts what other processes change, within the delay of a watch; without it memory
+    may be as old as its time to live. An entry that was read before the connection was lost is not served any more.
     """
 
     def __init__(
@@ -103,15 +76,16 @@ class TieredRepository(Generic[I, T]):
         codec: Codec | None = None,
         timeout_s: float = 10.0,
         patience_s: float = 0.25,
+        rest_s: float = 5.0,
     ) -> None:
         self.memory = memory
-        self._patience_s = patience_s
+        self._patience = Patience(patience_s, rest_s)
         self._repository = repository
         self._id_of = id_of
         self._tier = tier
         self._codec = codec or Codec()
         self._timeout_s = timeout_s
-        self._loading: dict[I, _Load[T]] = {}
+        self._loads: Loads[I, CacheEntry[T]] = Loads()
 
     # A repository
 
@@ -129,13 +103,7 @@ class TieredRepository(Generic[I, T]):
         known = self.memory.get(id)
         if known is not None:
             return known
-        load = self._loading.get(id)
-        if load is None:
-            load = self._loading[id] = _Load()
-            load.task = asyncio.ensure_future(self._load(id, load))
-            load.task.add_done_callback(lambda task: self._done(id, load, task))
-        assert load.task is not None
-        return await asyncio.shield(load.task)
+        return await self._loads.share(id, lambda: self._load(id))
 
     async def save(self, entity: T) -> T:
         """Store in the repository and invalidate every tier."""
@@ -156,7 +124,7 @@ class TieredRepository(Generic[I, T]):
         """Forget an id in memory and in the bucket, for all processes that watch."""
         self._forget(id)
         if self._tier is not None and self._tier.fills:
-            await mark_gone(self._tier.bucket, self._tier.key(id))
+            await overwrite(self._tier.bucket, self._tier.key(id), None)
         self._forget(id)
 
     # Upkeep
@@ -192,7 +160,7 @@ class TieredRepository(Generic[I, T]):
     @asynccontextmanager
     async def _changing(self, id: I) -> AsyncIterator[None]:
         """Invalidate before, so that a crash in between leaves no old value behind, and after, whatever happened."""
-        async with within(self._timeout_s, "changing an entity"):
+        async with limited(self._timeout_s, "changing an entity"):
             await self.invalidate(id)
             try:
                 yield
@@ -206,35 +174,22 @@ class TieredRepository(Generic[I, T]):
 
     def _forget(self, id: I) -> None:
         self.memory.remove(id)
-        load = self._loading.pop(id, None)
-        if load is not None:
-            load.is_stale = True
+        self._loads.drop(id)
 
-    def _done(self, id: I, load: _Load[T], task: asyncio.Task[CacheEntry[T]]) -> None:
-        if self._loading.get(id) is load:
-            del self._loading[id]
-        if not task.cancelled():
-            task.exception()
-
-    async def _load(self, id: I, load: _Load[T]) -> CacheEntry[T]:
-        async with within(self._timeout_s, "finding an entity"):
-            return await self._load_within(id, load)
-
-    async def _load_within(self, id: I, load: _Load[T]) -> CacheEntry[T]:
+    async def _load(self, id: I) -> CacheEntry[T]:
         epoch = self.memory.epoch()
         tier = self._tier if self._tier is not None and self._tier.fills else None
-        try:
-            async with asyncio.timeout(self._patience_s):
-                head = await tier.bucket.head(tier.key(id)) if tier is not None else None
-        except (HoldfastError, TimeoutError) as error:
-            _log.warning("an entity is not cached: %s", str(error) or "the bucket does not answer")
-            return self.memory.entry(await self._repository.find(id), source=CacheSource.DB)
-        value, position, source = self._decode(head), head.position if head is not None else None, CacheSource.KV
-        if value is None:
-            value, source = await self._repository.find(id), CacheSource.DB
-            position = await self._fill(tier, id, value, head) if tier is not None else None
+        async with limited(self._timeout_s, "finding an entity"):
+            seen = await self._patience.ask(tier.bucket.head(tier.key(id))) if tier is not None else (None,)
+            if seen is None:
+                return self.memory.entry(await self._repository.find(id), source=CacheSource.DB)
+            head = seen[0]
+            value, position, source = self._decode(head), head.position if head is not None else None, CacheSource.KV
+            if value is None:
+                value, source = await self._repository.find(id), CacheSource.DB
+                position = await self._fill(tier, id, value, head) if tier is not None else None
         entry = self.memory.entry(value, source=source, position=position, epoch=epoch)
-        if not load.is_stale and (tier is None or position is not None):
+        if self._loads.is_valid(id) and (tier is None or position is not None):
             self.memory.keep(id, entry)
         return entry
 

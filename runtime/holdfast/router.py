@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 from holdfast.cache import MemoryCache
-from holdfast.errors import CodecError, ConfigurationError, DuplicateKey, NotFound, Unsupported, VersionConflict
-from holdfast.repository import within
+from holdfast.errors import CodecError, ConfigurationError, DuplicateKey, NotFound, Unsupported
+from holdfast.events.limited import limited
+from holdfast.events.outbox import qualified
+from holdfast.kv.attempts import overwrite
 from holdfast.state.codec import Codec
 from holdfast.state.keys import agent_uuid, decode_key, encode_key
 from holdfast.vectors import Fact, Hit, VectorQuery, VectorStore
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket
     from holdfast.sql.pools import Pools
 
-_TRIES: Final = 16
 _COLUMN: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -151,7 +152,7 @@ class KvStorage:
         self._bucket, self._prefix, self._codec = bucket, prefix, codec or Codec()
 
     async def store(self, key: str, value: Any) -> None:
-        await self._write(key, self._codec.encode(value), must_exist=False)
+        await overwrite(self._bucket, self._name(key), self._codec.encode(value))
 
     async def retrieve(self, key: str) -> Any:
         entry = await self._bucket.get(self._name(key))
@@ -160,7 +161,7 @@ class KvStorage:
         return self._codec.decode(entry.value)
 
     async def remove(self, key: str) -> None:
-        await self._write(key, None, must_exist=True)
+        await overwrite(self._bucket, self._name(key), None, must_exist=True)
 
     async def search(self, query: Any, *, limit: int = 100) -> list[Any]:
         below = f"{self._prefix}.{encode_key(query)}.>" if query else f"{self._prefix}.>"
@@ -174,19 +175,6 @@ class KvStorage:
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}.{encode_key(key)}"
-
-    async def _write(self, key: str, value: bytes | None, *, must_exist: bool) -> None:
-        name = self._name(key)
-        for _ in range(_TRIES):
-            head = await self._bucket.head(name)
-            if must_exist and (head is None or head.operation != "put"):
-                raise NotFound("there is no such key in the bucket")
-            try:
-                await self._bucket.write(name, value, expect=head.position.revision if head is not None else 0)
-            except VersionConflict:
-                continue
-            return
-        raise VersionConflict("the key changes faster than it can be written")
 
 
 class AgentHandle(Protocol):
@@ -250,6 +238,7 @@ class TableStorage:
         self, pools: Pools, table: str, *, key: str, newest: str, is_log: bool = False, timeout_s: float = 10.0
     ) -> None:
         self._pools, self._table, self._key, self._newest = pools, table, key, newest
+        self._rows = qualified(table)
         self._is_log = is_log
         self._timeout_s = timeout_s
 
@@ -257,7 +246,7 @@ class TableStorage:
         """Raises DuplicateKey where a log has the id already, ConstraintViolation for a row that cannot be."""
         row = {**_columns(value), self._key: _uuid(key)}
         async with (
-            within(self._timeout_s, "storing a row"),
+            limited(self._timeout_s, "storing a row"),
             self._pools.primary.connection() as connection,
             connection.transaction(),
         ):
@@ -280,12 +269,10 @@ class TableStorage:
 
     async def remove(self, key: str) -> None:
         """Raises ConstraintViolation while others need the row, Unsupported for a log."""
-        from psycopg import sql
-
         if self._is_log:
             raise Unsupported("a log gives up whole days only, when their time is over")
-        query = sql.SQL("DELETE FROM {} WHERE {} = %s").format(_identifier(self._table), sql.Identifier(self._key))
-        async with within(self._timeout_s, "deleting a row"), self._pools.primary.connection() as connection:
+        query = f"DELETE FROM {self._rows} WHERE {self._key} = %s"
+        async with limited(self._timeout_s, "deleting a row"), self._pools.primary.connection() as connection:
             if not (await connection.execute(query, [_uuid(key)])).rowcount:
                 raise NotFound("there is no such row")
 
@@ -293,45 +280,28 @@ class TableStorage:
         return await self._select(_columns(query), limit)
 
     async def _is_there(self, connection: Any, id: UUID) -> bool:
-        from psycopg import sql
-
-        query = sql.SQL("SELECT 1 FROM {} WHERE {} = %s LIMIT 1").format(
-            _identifier(self._table), sql.Identifier(self._key)
-        )
+        query = f"SELECT 1 FROM {self._rows} WHERE {self._key} = %s LIMIT 1"
         return await (await connection.execute(query, [id])).fetchone() is not None
 
     async def _insert(self, connection: Any, row: Mapping[str, Any]) -> None:
-        from psycopg import sql
-
-        query = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            _identifier(self._table),
-            sql.SQL(", ").join(map(sql.Identifier, row)),
-            sql.SQL(", ").join([sql.Placeholder()] * len(row)),
-        )
+        names = ", ".join(map(_quoted, row))
+        query = f"INSERT INTO {self._rows} ({names}) VALUES ({', '.join(['%s'] * len(row))})"
         await connection.execute(query, _adapted(row.values()))
 
     async def _update(self, connection: Any, row: Mapping[str, Any]) -> None:
-        from psycopg import sql
-
         given = {name: value for name, value in row.items() if name != self._key}
-        if not given:
-            return
-        changed = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in given)
-        query = sql.SQL("UPDATE {} SET {} WHERE {} = %s").format(
-            _identifier(self._table), changed, sql.Identifier(self._key)
-        )
-        await connection.execute(query, [*_adapted(given.values()), row[self._key]])
+        if given:
+            changed = ", ".join(f"{_quoted(name)} = %s" for name in given)
+            query = f"UPDATE {self._rows} SET {changed} WHERE {self._key} = %s"
+            await connection.execute(query, [*_adapted(given.values()), row[self._key]])
 
     async def _select(self, wanted: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-        from psycopg import sql
         from psycopg.rows import dict_row
 
-        tests: list[sql.Composable] = [sql.SQL("{} = %s").format(sql.Identifier(name)) for name in wanted]
-        query = sql.SQL("SELECT * FROM {} WHERE {} ORDER BY {} DESC LIMIT %s").format(
-            _identifier(self._table), sql.SQL(" AND ").join(tests or [sql.SQL("true")]), sql.Identifier(self._newest)
-        )
+        tests = " AND ".join(f"{_quoted(name)} = %s" for name in wanted) or "true"
+        query = f"SELECT * FROM {self._rows} WHERE {tests} ORDER BY {self._newest} DESC LIMIT %s"
         async with (
-            within(self._timeout_s, "reading rows"),
+            limited(self._timeout_s, "reading rows"),
             self._pools.primary.connection() as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
@@ -405,7 +375,6 @@ def _adapted(values: Any) -> list[Any]:
     return [Jsonb(value) if isinstance(value, (dict, list)) else value for value in values]
 
 
-def _identifier(table: str) -> Any:
-    from psycopg import sql
-
-    return sql.Identifier(*table.split(".", 1))
+def _quoted(name: str) -> str:
+    """A name that ``_columns`` or this module knows to be one."""
+    return f'"{name}"'

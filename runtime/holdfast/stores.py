@@ -1,4 +1,7 @@
-"""What is built on a connected plane, ``plane.stores``: buckets, repositories, caches, shared buckets, the router."""
+"""What is built on a connected plane, ``plane.stores``: buckets, repositories, caches, shared buckets, the router.
+
+Each is imported when it is first asked for: ``connect`` needs but a bucket.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from holdfast.cache import MemoryCache, QueryCache, connection_epoch
 from holdfast.errors import ConfigurationError
-from holdfast.merge.shared import SharedBucket
-from holdfast.merge.strategies import Resolver
-from holdfast.registry import Agent, AgentRepository
-from holdfast.repository import TieredRepository
-from holdfast.router import AgentHandle, DataRouter, standard_router
 from holdfast.tasks import end
-from holdfast.vectors import VectorStore
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
+    from holdfast.cache import MemoryCache, QueryCache
     from holdfast.contract import Contract
     from holdfast.kv.bucket import Bucket
+    from holdfast.merge.shared import SharedBucket
+    from holdfast.merge.strategies import Resolver
+    from holdfast.registry import Agent, AgentRepository
+    from holdfast.repository import TieredRepository
+    from holdfast.router import AgentHandle, DataRouter
     from holdfast.sql.pools import Pools
+    from holdfast.vectors import VectorStore
 
 
 class Stores:
@@ -47,6 +50,8 @@ class Stores:
 
     async def agents(self, /, **options: Any) -> AgentRepository:
         """The agents of the plane; ``options`` as of AgentRepository. What it has under way ends before the plane."""
+        from holdfast.registry import AgentRepository
+
         bucket = await self.bucket(self._contract.names.config_bucket)
         repository = AgentRepository(bucket, self._pools, self._contract.names, **options)
         self._stack.push_async_callback(repository.close)
@@ -59,6 +64,9 @@ class Stores:
 
         ``capacity`` counts agents; ``ttl_s`` seconds is the oldest that memory may be.
         """
+        from holdfast.cache import MemoryCache, connection_epoch
+        from holdfast.repository import TieredRepository
+
         repository = repository or await self.agents()
         cached = TieredRepository(
             repository,
@@ -71,6 +79,8 @@ class Stores:
 
     async def query_cache(self, /, *, memory_ttl_s: float = 0.0, **options: Any) -> QueryCache:
         """Results of queries, in the plane's cache bucket and, for ``memory_ttl_s`` seconds, in this process."""
+        from holdfast.cache import MemoryCache, QueryCache, connection_epoch
+
         memory: MemoryCache[str, Any] | None = None
         if memory_ttl_s > 0:
             memory = MemoryCache(ttl_s=memory_ttl_s, link=connection_epoch(self._nc))
@@ -81,6 +91,8 @@ class Stores:
 
         Raises ConfigurationError for one with a journal, whose keys have owners.
         """
+        from holdfast.merge.shared import SharedBucket
+
         if self._contract.bucket(name).journal is not None:
             raise ConfigurationError(f"the keys of the bucket {name} have owners: write them through plane.agent()")
         return SharedBucket(await self.bucket(name), resolver, actor=actor, **options)
@@ -90,11 +102,15 @@ class Stores:
 
         The state of an agent without one raises NotFound.
         """
+        from holdfast.router import standard_router
+
         sessions = await self.bucket(self._contract.names.session_bucket)
         return standard_router(self._pools, self._contract.names, sessions, handle_of or self._handle_of)
 
     def vectors(self) -> VectorStore:
         """Facts and their vectors."""
+        from holdfast.vectors import VectorStore
+
         return VectorStore(self._pools, self._contract.names)
 
     async def close(self) -> None:

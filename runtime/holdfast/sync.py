@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
@@ -23,29 +22,24 @@ from holdfast.errors import HoldfastError
 from holdfast.events.relay import Relay
 from holdfast.kv.bucket import Bucket
 from holdfast.merge.shared import SharedBucket
-from holdfast.plane import Events, Plane
+from holdfast.plane import Connecting, Plane
 from holdfast.plane import connect as connect_async
 from holdfast.registry import Agent, AgentRepository
 from holdfast.repository import TieredRepository
 from holdfast.router import DataRouter
 from holdfast.sql.transactions import Transactions
 from holdfast.state.agent import AgentState
+from holdfast.state.editing import Editing
 from holdfast.stores import Stores
 from holdfast.vectors import VectorStore
 from holdfast.work.coordinator import Coordinator
 
 if TYPE_CHECKING:
-    from holdfast.contract import Contract
-    from holdfast.events.inbox import Inbox
-    from holdfast.events.outbox import Outbox
-    from holdfast.sql.pools import Pools
     from holdfast.state.codec import Codec
-    from holdfast.state.editing import Editing
     from holdfast.state.home import Durability, Written
     from holdfast.state.lifecycle import Status
 
 A = TypeVar("A")
-B = TypeVar("B", bound="Blocking[Any]")
 M = TypeVar("M")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,18 +145,6 @@ def giving(
     return call
 
 
-class Entering(Blocking[AbstractAsyncContextManager[M]]):
-    """An asynchronous context manager for ``with``."""
-
-    def __enter__(self) -> M:
-        return self._loop.run(self.aio.__aenter__())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call(lambda: self.aio.__aexit__(kind, error, trace))
-
-
 class SyncAgent(Blocking[AgentState[M]], Generic[M]):
     """AgentState, for ``with``."""
 
@@ -211,15 +193,21 @@ class SyncAgent(Blocking[AgentState[M]], Generic[M]):
     address = blocking(AgentState.address)
 
 
-class SyncEditing(Entering[M]):
+class SyncEditing(Blocking[Editing[M]], Generic[M]):
     """What ``agent.edit()`` gives."""
-
-    aio: Editing[M]
 
     @property
     def written(self) -> Written | None:
         """Where the edit stands afterwards, None for no change."""
         return self.aio.written
+
+    def __enter__(self) -> M:
+        return self._loop.run(self.aio.__aenter__())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.run(self.aio.__aexit__(kind, error, trace))
 
 
 class SyncBucket(Blocking[Bucket]):
@@ -339,7 +327,7 @@ class SyncRelay(Blocking[Relay]):
 class SyncPlane(Blocking[Plane]):
     """Plane with blocking methods. Made by ``connect``.
 
-    ``outbox`` and ``inbox`` are for the ``async def`` that ``transactions.run`` is given, ``pools`` too.
+    ``aio`` is the plane itself; its outbox, inboxes and pools are for the ``async def`` that a transaction is given.
     """
 
     @overload
@@ -379,38 +367,17 @@ class SyncPlane(Blocking[Plane]):
         """Plane.relay"""
         return SyncRelay(self._loop, self.aio.relay)
 
-    @property
-    def outbox(self) -> Outbox:
-        """Plane.outbox"""
-        return self.aio.outbox
-
-    def inbox(self, consumer: str) -> Inbox:
-        """Plane.inbox"""
-        return self.aio.inbox(consumer)
-
-    @property
-    def pools(self) -> Pools:
-        """Plane.pools"""
-        return self.aio.pools
-
-    @property
-    def contract(self) -> Contract:
-        """Plane.contract"""
-        return self.aio.contract
-
 
 class SyncConnecting:
     """What ``connect`` gives: the plane for ``with``."""
 
-    def __init__(self, **given: Any) -> None:
-        self._given = given
+    def __init__(self, connecting: Connecting) -> None:
+        self._connecting = connecting
         self._loop: Loop | None = None
-        self._connecting: Any = None
 
     def __enter__(self) -> SyncPlane:
         _require_no_loop()
         self._loop = Loop()
-        self._connecting = connect_async(**self._given)
         try:
             return SyncPlane(self._loop, self._loop.run(self._connecting.__aenter__()))
         except BaseException:
@@ -428,13 +395,12 @@ class SyncConnecting:
             self._loop.close()
 
 
-def connect(
-    environ: Mapping[str, str] | None = None,
-    *,
-    contract: Contract | None = None,
-    background: bool = True,
-    events: Events = False,
-    types: Iterable[type] = (),
-) -> SyncConnecting:
-    """holdfast.connect, for ``with``."""
-    return SyncConnecting(environ=environ, contract=contract, background=background, events=events, types=types)
+def _blocking_connect(connect: Callable[P, Connecting]) -> Callable[P, SyncConnecting]:
+    @wraps(connect)
+    def call(*values: P.args, **named: P.kwargs) -> SyncConnecting:
+        return SyncConnecting(connect(*values, **named))
+
+    return call
+
+
+connect = _blocking_connect(connect_async)

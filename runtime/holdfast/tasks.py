@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-_AGAIN_S: Final = 0.1
+#: Long enough for psycopg to cancel its statement: a second cancellation would cut that short, with a warning.
+_AGAIN_S: Final = 0.5
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:

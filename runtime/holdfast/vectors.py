@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 from holdfast.errors import CodecError, ConfigurationError, NotFound
-from holdfast.repository import within
+from holdfast.events.limited import limited
+from holdfast.events.outbox import qualified
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -96,6 +97,8 @@ class _Column(NamedTuple):
 
 
 _FACT_COLUMNS: Final = tuple(column.name for column in fields(Fact))
+_COLUMNS: Final = ", ".join(f"f.{name}" for name in _FACT_COLUMNS)
+_OF_MODEL: Final = "fact_id = %s AND embedding_model = %s AND embedding_version = %s"
 
 
 def content_hash(text: str) -> str:
@@ -111,7 +114,7 @@ class VectorStore:
 
     def __init__(self, pools: Pools, names: Names, *, timeout_s: float = 10.0) -> None:
         self._pools = pools
-        self._facts, self._embeddings = names.fact_table, names.embedding_table
+        self._facts, self._embeddings = qualified(names.fact_table), qualified(names.embedding_table)
         self._timeout_s = timeout_s
         self._known: _Column | None = None
         self._looking = asyncio.Lock()
@@ -122,7 +125,7 @@ class VectorStore:
         """Store a fact, new or not, and with ``embeddings`` replace those of ``model`` and ``version``, in one go."""
         texts = None if embeddings is None else list(embeddings)
         async with (
-            within(self._timeout_s, "storing a fact"),
+            limited(self._timeout_s, "storing a fact"),
             self._pools.primary.connection() as connection,
             connection.transaction(),
         ):
@@ -137,7 +140,7 @@ class VectorStore:
         Gives how many were written. Raises NotFound for an unknown fact.
         """
         async with (
-            within(self._timeout_s, "storing embeddings"),
+            limited(self._timeout_s, "storing embeddings"),
             self._pools.primary.connection() as connection,
             connection.transaction(),
         ):
@@ -145,26 +148,22 @@ class VectorStore:
 
     async def unembedded(self, fact_id: UUID, texts: Iterable[str], *, model: str, version: str) -> list[str]:
         """The texts that have no vector of this model and version yet: only these need be embedded."""
-        from psycopg import sql
-
         asked = list(texts)
-        query = sql.SQL(
-            "SELECT content_hash FROM {} WHERE fact_id = %s AND embedding_model = %s AND embedding_version = %s"
-            " AND embedding_vector IS NOT NULL"
-        ).format(_identifier(self._embeddings))
-        async with within(self._timeout_s, "reading embeddings"), self._pools.primary.connection() as connection:
+        query = f"""
+            SELECT content_hash FROM {self._embeddings}
+             WHERE {_OF_MODEL} AND embedding_vector IS NOT NULL"""
+        async with limited(self._timeout_s, "reading embeddings"), self._pools.primary.connection() as connection:
             rows = await (await connection.execute(query, [fact_id, model, version])).fetchall()
         known = {row[0] for row in rows}
         return [text for text in asked if content_hash(text) not in known]
 
     async def get(self, fact_id: UUID) -> Fact:
         """Raises NotFound."""
-        from psycopg import sql
         from psycopg.rows import dict_row
 
-        query = sql.SQL("SELECT {} FROM {} f WHERE fact_id = %s").format(_columns("f"), _identifier(self._facts))
+        query = f"SELECT {_COLUMNS} FROM {self._facts} AS f WHERE fact_id = %s"
         async with (
-            within(self._timeout_s, "reading a fact"),
+            limited(self._timeout_s, "reading a fact"),
             self._pools.primary.connection() as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
@@ -176,10 +175,8 @@ class VectorStore:
 
     async def delete(self, fact_id: UUID) -> None:
         """Delete a fact and its vectors. Raises NotFound."""
-        from psycopg import sql
-
-        query = sql.SQL("DELETE FROM {} WHERE fact_id = %s").format(_identifier(self._facts))
-        async with within(self._timeout_s, "deleting a fact"), self._pools.primary.connection() as connection:
+        query = f"DELETE FROM {self._facts} WHERE fact_id = %s"
+        async with limited(self._timeout_s, "deleting a fact"), self._pools.primary.connection() as connection:
             if not (await connection.execute(query, [fact_id])).rowcount:
                 raise NotFound("there is no such fact")
 
@@ -194,7 +191,7 @@ class VectorStore:
         """
         if limit < 1:
             return []
-        async with within(self._timeout_s, "searching vectors"):
+        async with limited(self._timeout_s, "searching vectors"):
             pool = self._pools.read(after_lsn)
             async with pool.connection() as connection:
                 column = await self._column(connection)
@@ -242,27 +239,16 @@ class VectorStore:
 
     async def statement(
         self, connection: AsyncConnection[Any], query: VectorQuery, literal: str, limit: int, *, exact: bool
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[str, dict[str, Any]]:
         """The SELECT of a search and its values. ``exact`` orders by an expression that no index serves."""
-        from psycopg import sql
-
         column = await self._column(connection)
-        operator = sql.SQL("e.embedding_vector OPERATOR({}.<=>) %(vector)s::{}").format(
-            sql.Identifier(column.schema), sql.Identifier(column.schema, "vector")
-        )
+        distance = f'e.embedding_vector OPERATOR("{column.schema}".<=>) %(vector)s::"{column.schema}".vector'
         conditions, values = _conditions(query)
-        statement = sql.SQL(
-            "SELECT {columns}, e.text_content, e.content_hash, {distance} AS distance"
-            " FROM {embeddings} e JOIN {facts} f ON f.fact_id = e.fact_id"
-            " WHERE {conditions} ORDER BY {order} LIMIT %(limit)s"
-        ).format(
-            columns=_columns("f"),
-            distance=operator,
-            embeddings=_identifier(self._embeddings),
-            facts=_identifier(self._facts),
-            conditions=sql.SQL(" AND ").join(map(sql.SQL, conditions)),
-            order=sql.SQL("({}) + 0").format(operator) if exact else operator,
-        )
+        statement = f"""
+            SELECT {_COLUMNS}, e.text_content, e.content_hash, {distance} AS distance
+              FROM {self._embeddings} AS e JOIN {self._facts} AS f ON f.fact_id = e.fact_id
+             WHERE {" AND ".join(conditions)}
+             ORDER BY {f"({distance}) + 0" if exact else distance} LIMIT %(limit)s"""
         return statement, {**values, "vector": literal, "limit": limit}
 
     async def _column(self, connection: AsyncConnection[Any]) -> _Column:
@@ -275,7 +261,7 @@ class VectorStore:
                     " JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
                     " JOIN pg_catalog.pg_extension x ON x.extname = 'vector'"
                     " WHERE a.attrelid = to_regclass(%s) AND a.attname = 'embedding_vector' AND t.typname = 'vector'",
-                    [".".join(f'"{part}"' for part in self._embeddings.split(".", 1))],
+                    [self._embeddings],
                 )
                 row = await cursor.fetchone()
                 if row is None:
@@ -289,51 +275,42 @@ class VectorStore:
     # Writing
 
     async def _put_fact(self, connection: AsyncConnection[Any], fact: Fact) -> None:
-        from psycopg import sql
         from psycopg.types.json import Jsonb
 
         # What is None is left to the table's defaults when the fact is new, and as it is when it is not.
         given = {name: getattr(fact, name) for name in _FACT_COLUMNS}
         given = {name: value for name, value in given.items() if value is not None or name in _JSON}
-        changed = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in given if name != "fact_id"]
-        query = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (fact_id) DO UPDATE SET {}").format(
-            _identifier(self._facts),
-            sql.SQL(", ").join(map(sql.Identifier, given)),
-            sql.SQL(", ").join([sql.Placeholder()] * len(given)),
-            sql.SQL(", ").join(changed),
-        )
+        changed = ", ".join(f"{name} = excluded.{name}" for name in given if name != "fact_id")
+        query = f"""
+            INSERT INTO {self._facts} ({", ".join(given)}) VALUES ({", ".join(["%s"] * len(given))})
+                ON CONFLICT (fact_id) DO UPDATE SET {changed}"""
         await connection.execute(query, [Jsonb(v) if name in _JSON else v for name, v in given.items()])
 
     async def _put_texts(
         self, connection: AsyncConnection[Any], fact_id: UUID, embeddings: list[Embedding], model: str, version: str
     ) -> int:
-        from psycopg import sql
-
         if not model or not version:
             raise CodecError("embeddings need the name and the version of their model")
         column = await self._column(connection)
-        table, facts = _identifier(self._embeddings), _identifier(self._facts)
         wanted = {content_hash(each.text): each for each in embeddings}
         literals = {digest: _literal(each.vector, column) for digest, each in wanted.items()}
         # The row's lock: two who embed one fact at once must not both find a text missing.
-        lock = sql.SQL("SELECT 1 FROM {} WHERE fact_id = %s FOR NO KEY UPDATE").format(facts)
+        lock = f"SELECT 1 FROM {self._facts} WHERE fact_id = %s FOR NO KEY UPDATE"
         if await (await connection.execute(lock, [fact_id])).fetchone() is None:
             raise NotFound("there is no such fact")
-        same = "fact_id = %s AND embedding_model = %s AND embedding_version = %s"
         await connection.execute(
-            sql.SQL("DELETE FROM {} WHERE {} AND (content_hash <> ALL(%s) OR embedding_vector IS NULL)").format(
-                table, sql.SQL(same)
-            ),
+            f"DELETE FROM {self._embeddings} WHERE {_OF_MODEL}"
+            " AND (content_hash <> ALL(%s) OR embedding_vector IS NULL)",
             [fact_id, model, version, list(wanted)],
         )
         there = await connection.execute(
-            sql.SQL("SELECT content_hash FROM {} WHERE {}").format(table, sql.SQL(same)), [fact_id, model, version]
+            f"SELECT content_hash FROM {self._embeddings} WHERE {_OF_MODEL}", [fact_id, model, version]
         )
         missing = wanted.keys() - {row[0] for row in await there.fetchall()}
-        insert = sql.SQL(
-            "INSERT INTO {} (fact_id, embedding_model, embedding_version, embedding_vector, text_content, content_hash)"
-            " VALUES (%s, %s, %s, %s::{}, %s, %s)"
-        ).format(table, sql.Identifier(column.schema, "vector"))
+        insert = f"""
+            INSERT INTO {self._embeddings}
+                   (fact_id, embedding_model, embedding_version, embedding_vector, text_content, content_hash)
+            VALUES (%s, %s, %s, %s::"{column.schema}".vector, %s, %s)"""
         for digest in sorted(missing):
             await connection.execute(insert, [fact_id, model, version, literals[digest], wanted[digest].text, digest])
         return len(missing)
@@ -389,15 +366,3 @@ def _literal(vector: Sequence[float], column: _Column) -> str:
     if not all(map(math.isfinite, numbers)) or not any(numbers):
         raise CodecError("a vector of zeros, or with a number that is not finite, has no direction to compare")
     return "[" + ",".join(map(repr, numbers)) + "]"
-
-
-def _columns(alias: str) -> Any:
-    from psycopg import sql
-
-    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in _FACT_COLUMNS)
-
-
-def _identifier(table: str) -> Any:
-    from psycopg import sql
-
-    return sql.Identifier(*table.split(".", 1))

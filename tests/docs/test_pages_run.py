@@ -19,8 +19,12 @@ from tests.docs.pages import PAGES, ROOT, files, lines
 from tests.live.conftest import Plane
 
 HOW_TO = ROOT / "docs" / "how-to"
-#: Run by tests/live/test_least_privilege.py, tests/pulumi/test_pulumi_import.py and tests/docs/test_pulumi_pages.py.
-ELSEWHERE = {"least-privilege.md", "pulumi.md", "pulumi-components.md", "pulumi-import.md"}
+#: Run by tests/live/test_least_privilege.py, tests/pulumi/test_pulumi_import.py, tests/docs/test_pulumi_pages.py and
+#: tests/docs/test_runtime_pages.py.
+ELSEWHERE = {
+    "least-privilege.md", "pulumi.md", "pulumi-components.md", "pulumi-import.md",
+    "runtime.md", "runtime-promises.md", "runtime-limits.md",
+}  # fmt: skip
 
 
 @pytest.fixture

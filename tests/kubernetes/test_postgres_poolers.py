@@ -18,6 +18,8 @@ from provision.embedded.process import free_ports
 from provision.kubernetes import poolers, postgres
 from provision.kubernetes.objects import Manifest
 from provision.kubernetes.postgres_settings import pooler_name, pooler_size
+from provision.pools import contract
+from provision.reconcile.targets import reachable
 from tests.kubernetes import postgres_specs
 from tests.kubernetes.postgres_specs import POOLED, Found
 
@@ -111,6 +113,20 @@ def test_clients_find_each_pooler_and_its_certificate(tmp_path: Path) -> None:
     }
     (cluster,) = (m for m in postgres.manifests(found.plane, found.target) if m["kind"] == "Cluster")
     assert set(hosts.values()) <= set(cluster["spec"]["certificates"]["serverAltDNSNames"])
+
+
+def test_the_contract_tells_the_host_of_each_pooler_however_it_is_made(tmp_path: Path) -> None:
+    """Of all records, or of the shares of a plane's parts."""
+    found = postgres_specs.plane(tmp_path)
+    reach = reachable(found.targets, found.plane)
+    assert reach["postgres"]["main"]["poolers"] == poolers.hosts(found.plane, found.target)
+    shares = [contract.share([record]) for record in found.plane]
+    assert reachable(found.targets, contract.pools(shares)) == reach
+    told = contract.build(found.plane, reach)
+    for name in told["targets"]["postgres"]["main"]["poolers"]:
+        assert (told["pools"][name]["pgbouncer"], told["pools"][name]["mode"]) == (True, "transaction")
+    without = postgres_specs.plane(tmp_path / "without", {})
+    assert "poolers" not in reachable(without.targets, without.plane)["postgres"]["main"]
 
 
 def test_no_pooler_takes_the_name_of_the_cluster_or_of_its_services(tmp_path: Path) -> None:

@@ -72,7 +72,11 @@ class Inbox:
         return fresh
 
     async def clean_up(self, *, keep_s: float | None = None) -> int:
-        """Forget messages of this consumer older than ``keep_s``: by default, twice the longest age of a stream."""
+        """Forget what any consumer handled longer than ``keep_s`` ago: by default, twice the longest age of a stream.
+
+        The recoverer of each process does so now and then (``holdfast.work.recoverer``). Returns how many it was, some
+        thousands at most.
+        """
         keep = self._keep_s if keep_s is None else keep_s
         if keep <= 0:
             return 0
@@ -80,10 +84,10 @@ class Inbox:
             cursor = await connection.execute(
                 f"""DELETE FROM {self._table} AS i USING (
                       SELECT consumer, message_id FROM {self._table}
-                       WHERE consumer = %s AND handled_at < now() - make_interval(secs => %s)
+                       WHERE handled_at < now() - make_interval(secs => %s)
                        ORDER BY handled_at LIMIT %s FOR UPDATE SKIP LOCKED) AS old
                      WHERE i.consumer = old.consumer AND i.message_id = old.message_id""",
-                [self._consumer, keep, _CLEAN_ROWS],
+                [keep, _CLEAN_ROWS],
             )
             return int(cursor.rowcount)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
@@ -29,6 +29,8 @@ EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 BATCH: Final = "Holdfast-Batch"
 #: So long the list may be where its stream declares no bound.
 _LIST_BYTES: Final = 512 * 1024
+#: Headers of the trace that is active now; ``holdfast.telemetry`` sets it, and there are none otherwise.
+trace_headers: Callable[[], Mapping[str, str]] = dict
 _TOKEN = re.compile(r"[^\s.*>\x00-\x1f\x7f]+")
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _LINE_BREAKS = re.compile(r"[\r\n\x00]")
@@ -207,9 +209,7 @@ def _joined(events: Sequence[Event]) -> Event:
     first = events[0]
     if len(events) == 1:
         return first
-    shared = {
-        name: value for name, value in first.headers.items() if all(e.headers.get(name) == value for e in events)
-    }
+    shared = {name: value for name, value in first.headers.items() if all(e.headers.get(name) == value for e in events)}
     payload = {"events": [_entry(event) for event in events]}
     return Event(first.subject, payload, {**shared, BATCH: str(len(events))})
 
@@ -221,7 +221,7 @@ def _row(event: Event, streams: Streams) -> tuple[str, str, str, str]:
     if found is None:
         raise ConfigurationError(f"no stream of the plane takes the subject {event.subject!r}")
     stream, bound = found
-    headers = _headers(event.headers)
+    headers = _headers({**trace_headers(), **event.headers})
     size = len(payload.encode()) + len(headers.encode()) + _HEADROOM_BYTES
     if bound is not None and size > bound:
         raise CodecError(f"an event of {size} bytes is larger than a message of stream {stream} may be: {bound} bytes")

@@ -7,8 +7,10 @@ matters. A transaction that runs long holds back what committed after it began: 
 log warns.
 
 Duplicates: the id of the row is the message's id, and the stream drops a second one within its ``duplicate_window``.
-Rows older than that are compared with the last message of their subject first. What remains: another publisher on
-the same subject, or a message that the stream has already let go.
+Rows older than that are compared with the last message of their subject first. So the bound is: none within the
+window; past it, only where another publisher wrote to the subject meanwhile or the stream has let the message go, and
+then at most the one batch that was under way. A consumer that notes messages in its inbox (``plane.inbox``) handles
+even those once.
 """
 
 from __future__ import annotations
@@ -116,7 +118,8 @@ class Relay:
         self._table = qualified(table)
         self._lock = int.from_bytes(hashlib.sha256(f"holdfast relay {table}".encode()).digest()[:8], signed=True)
         self._pool = pools.background
-        self._publisher = Publisher(client, contract, Streams.of(contract), in_flight, publish_timeout_s)
+        #: What sends a batch; ``holdfast.telemetry`` puts a span around it.
+        self.publisher = Publisher(client, contract, Streams.of(contract), in_flight, publish_timeout_s)
         self._poll_s = contract.limits.outbox_poll_interval
         self._batch, self._keep_s, self._stall_s = batch, keep_s, stall_s
         self._woken = asyncio.Event()
@@ -212,7 +215,7 @@ class Relay:
                     await self._adopt(connection)
                 rows = await self._read(connection)
                 points.reach("relay.read")
-                report = await self._publisher.publish(rows, self._down)
+                report = await self.publisher.publish(rows, self._down)
                 points.reach("relay.published")
                 await self._mark(connection, report)
                 points.reach("relay.marked")

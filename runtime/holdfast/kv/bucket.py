@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -41,10 +42,12 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 #: The first release that compares with the last sequence below a wildcard; older ones ignore the header.
 OLDEST_SERVER: Final = (2, 11)
-#: Own last revisions kept to reject older reads.
+#: Newest revisions known of keys, kept to reject older reads.
 _REMEMBERED: Final = 20_000
-#: A read older than one's own write is repeated after these pauses; then the write has expired.
+#: A read older than what is known is repeated after these pauses; then that has expired.
 _STALE_PAUSES_S: Final = (0.01, 0.03, 0.1, 0.3)
+#: No leader is so far behind what it has acknowledged, or behind its followers.
+_SETTLED_S: Final = 10.0
 _CREATE_TRIES: Final = 16
 _CREATE_PAUSE_S: Final = 0.01
 
@@ -75,7 +78,8 @@ class Bucket:
         self._numbers = count()
         self._filters: dict[str, str] = {}
         self._highest = 0
-        self._written: dict[str, int] = {}
+        #: Newest revision written or watched of a key, and when it was noted.
+        self._floors: dict[str, tuple[int, float]] = {}
         # Reasons to think that the bucket may be another one, and how many of them the last look has cleared.
         self._reasons = 0
         self._cleared = (-1, 0)
@@ -116,11 +120,11 @@ class Bucket:
         subject = self.prefix + messages.check_key(key)
         for pause_s in (*_STALE_PAUSES_S, None):
             entry = await self._newest(subject)
-            written = self._written.get(key, 0)
-            if (entry.position.revision if entry is not None else 0) >= written:
+            revision, noted_s = self._floors.get(key, (0, 0.0))
+            if (entry.position.revision if entry is not None else 0) >= revision:
                 break
-            if pause_s is None:
-                self._written.pop(key, None)
+            if pause_s is None or time.monotonic() - noted_s > _SETTLED_S:
+                self._floors.pop(key, None)
                 break
             await asyncio.sleep(pause_s)
         return entry
@@ -268,7 +272,11 @@ class Bucket:
     def require_subtrees(self) -> None:
         """Raise Unsupported unless the servers compare with the last sequence below a wildcard."""
         if not self._is_supported:
-            raise Unsupported(f"the bucket {self.name} needs nats-server {'.'.join(map(str, OLDEST_SERVER))} or newer")
+            oldest = ".".join(map(str, OLDEST_SERVER))
+            raise Unsupported(
+                f"the bucket {self.name} needs nats-server {oldest} or newer on every server: older ones would let two"
+                " owners write; upgrade them"
+            )
 
     @property
     def _is_doubtful(self) -> bool:
@@ -303,7 +311,7 @@ class Bucket:
         is_rebuilt = self.incarnation != 0
         self.incarnation = created
         self._highest = 0
-        self._written.clear()
+        self._floors.clear()
         if is_rebuilt:
             for listener in tuple(self._listeners):
                 try:
@@ -408,7 +416,8 @@ class Bucket:
                 ) from None
         write.position = Position(incarnation, revision)
         if incarnation == self.incarnation:
-            self._remember(write.key, revision)
+            self._highest = max(self._highest, revision)
+            self.remember(write.key, revision)
         return write.position
 
     async def _incarnation_of(self, write: writing.Write, revision: int, incarnation: int) -> int:
@@ -420,9 +429,11 @@ class Bucket:
         is_here = stored is not None and stored.headers.get(WRITE_ID) == write.write_id
         return self.incarnation if is_here else incarnation
 
-    def _remember(self, key: str, revision: int) -> None:
-        self._highest = max(self._highest, revision)
-        if len(self._written) >= _REMEMBERED:
-            for old in tuple(self._written)[: _REMEMBERED // 2]:
-                del self._written[old]
-        self._written[key] = revision
+    def remember(self, key: str, revision: int) -> None:
+        """No read of ``key`` is older than this from now on: a leader may be behind the follower that a watch is at."""
+        if revision < self._floors.get(key, (0, 0.0))[0]:
+            return
+        if len(self._floors) >= _REMEMBERED:
+            for old in tuple(self._floors)[: _REMEMBERED // 2]:
+                del self._floors[old]
+        self._floors[key] = revision, time.monotonic()

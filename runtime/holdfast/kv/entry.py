@@ -7,9 +7,7 @@ from typing import Literal, NamedTuple
 
 #: Unique for each attempt to write: it tells one's own write after a lost acknowledgement.
 WRITE_ID = "Holdfast-Write-Id"
-#: Incarnation of the bucket as the writer knew it, nanoseconds since 1970.
-INCARNATION = "Holdfast-Incarnation"
-#: Epoch of the owner, "incarnation-revision" of its lease.
+#: Epoch of the owner, "incarnation-revision" of its lease; so the incarnation of the bucket as the writer knew it, too.
 EPOCH = "Holdfast-Epoch"
 #: "sql" for what hydration brought from the database: it need not go back there, and no event follows.
 ORIGIN = "Holdfast-Origin"

@@ -111,7 +111,8 @@ class Link:
         """
         tries = Tries(self, timeout_s, is_question=True)
         payload = json.dumps(body).encode() if body is not None else b""
-        while True:
+        refused: Refusal | None = None
+        while refused is None or not tries.is_over:
             try:
                 answer = decode(await self.ask(subject, payload, await tries.next_s()))
             except Silence as silence:
@@ -120,10 +121,10 @@ class Link:
             refused = refusal(answer)
             if refused is None:
                 return answer
-            is_passing = refused.is_passing and (is_patient or refused.code != NO_STREAM)
-            if not is_passing or tries.is_over:
-                return refused
+            if not refused.is_passing or (refused.code == NO_STREAM and not is_patient):
+                break
             await tries.pause(None)
+        return refused
 
 
 def _give_up(answer: asyncio.Future[Msg]) -> None:

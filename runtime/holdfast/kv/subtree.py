@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.errors import CodecError, ConfigurationError, Fenced, VersionConflict
-from holdfast.kv.entry import EPOCH, INCARNATION, TIME, VERSION, Entry, Position
+from holdfast.kv.entry import EPOCH, VERSION, Entry, Position
 
 if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket, Headers
@@ -86,7 +86,7 @@ class Ownership:
     @epoch.setter
     def epoch(self, epoch: Position) -> None:
         self._epoch = epoch
-        self._names = str(epoch), str(epoch.incarnation)
+        self._name = str(epoch)
 
     # Taking and keeping --------------------------------------------------------------------------------------
 
@@ -129,7 +129,6 @@ class Ownership:
             version = fields.get(VERSION)
             number = int(version) if version is not None else await self._version(key) + 1
             fields[VERSION] = str(number)
-            fields.setdefault(TIME, str(time.time_ns() // 1_000_000))
             return await self._put(key, lambda: value, ttl_s, fields)
 
     async def _put(self, key: str, value: Callable[[], bytes | None], ttl_s: Ttl, fields: dict[str, str]) -> Position:
@@ -140,7 +139,7 @@ class Ownership:
             self._require()
             if self.bucket.incarnation != self.epoch.incarnation:
                 await self._reclaim()
-            fields[EPOCH], fields[INCARNATION] = self._names
+            fields[EPOCH] = self._name
             write = self.bucket.prepare(
                 key, value(), expect=self._last, subtree=self.filter, ttl_s=ttl_s, headers=fields
             )
@@ -238,7 +237,7 @@ class SubtreeWriter:
     async def write(self, key: str, value: bytes | None, *, ttl_s: Ttl = None, headers: Headers = ()) -> Position:
         """Store ``value`` (None: a delete) under ``key``, which begins with the prefix.
 
-        Adds epoch, incarnation, time and the key's own version (one more than its last, unless ``headers`` gives it).
+        Adds the epoch and the key's own version (one more than its last, unless ``headers`` gives it).
         Raises Fenced; OperationTimeout and ConnectionFailed say whether the outcome is unknown.
         """
         if not key.startswith(f"{self.prefix}.") or key == self._ownership.key:

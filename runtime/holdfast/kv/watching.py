@@ -232,6 +232,8 @@ class Watch:
                 self._seen = entry.position
             if session.pending == 0:
                 self.caught_up.set()
+            if entry is not None and self.caught_up.is_set() and entry.position.incarnation == self._bucket.incarnation:
+                self._bucket.remember(entry.key, entry.position.revision)
             return entry
 
     async def aclose(self) -> None:

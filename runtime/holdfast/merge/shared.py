@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from holdfast.errors import CodecError, ConfigurationError, VersionConflict
+from holdfast.errors import CodecError, ConfigurationError
+from holdfast.kv.attempts import again
 from holdfast.kv.entry import CLOCK, EPOCH, TIME, VERSION, Entry, Position
 from holdfast.merge.clocks import Clock, Dot, StableCut
 from holdfast.merge.crdt import Document
@@ -22,7 +23,6 @@ from holdfast.merge.strategies import (
     as_document,
     next_entry,
 )
-from holdfast.repository import step_aside
 from holdfast.state.codec import canonical
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 #: The write that the value is of, JSON: [slot, number].
 DOT: Final = "Holdfast-Dot"
 _SIBLINGS: Final = "$siblings"
-_TRIES: Final = 40
 
 
 def _now_ms() -> int:
@@ -84,41 +83,31 @@ class SharedBucket:
         CRDT_MERGE takes documents (``Document.to_json()``).
         """
         canonical(value)
-        made_ms = self._now_ms() if timestamp_ms is None else timestamp_ms
-        is_first = True
-        for attempt in range(_TRIES):
-            await step_aside(attempt)
-            head = await self._bucket.head(key)
-            current = self._read(head)
-            if is_first and timestamp_ms is None and current is not None and current.position is not None:
-                made_ms = max(made_ms, current.timestamp_ms + 1)  # it comes after what it finds, whatever clocks say
-            is_first = False
-            incoming = self._incoming(value, base, current, made_ms)
-            resolution = Resolution(incoming, "incoming")
-            if current is not None:
-                resolution = self.resolver.resolve(replace(current, position=None), incoming)
-                if resolution.winner == "current":
-                    return Resolution(current, "current")
-            position = await self._write(key, resolution.entry, head, ttl_s)
-            if position is not None:
-                return resolution._replace(entry=replace(resolution.entry, position=position))
-        raise VersionConflict(f"{key} changes faster than it can be saved")
+        made_ms = timestamp_ms
+
+        def decide(current: StateEntry | None) -> Resolution:
+            nonlocal made_ms
+            if made_ms is None:  # it comes after what it finds first, whatever clocks say
+                made_ms = max(self._now_ms(), current.timestamp_ms + 1 if current is not None else 0)
+            return self._settled(current, self._incoming(value, base, current, made_ms))
+
+        resolution = await self._change(key, decide, ttl_s)
+        assert resolution is not None
+        return resolution
 
     async def update(self, key: str, change: Callable[[Json | None], Json], *, ttl_s: Ttl = None) -> StateEntry:
         """Read, change and write, again whenever another was faster: no update is lost. Concurrent values become one.
 
         ``change`` gets the value, None where there is none, and gives the next; it may be called more than once.
         """
-        for attempt in range(_TRIES):
-            await step_aside(attempt)
-            head = await self._bucket.head(key)
-            current = self._read(head)
+
+        def decide(current: StateEntry | None) -> Resolution:
             value = change(None if current is None or current.deleted else current.value)
-            entry = self._next(value, current)
-            position = await self._write(key, entry, head, ttl_s)
-            if position is not None:
-                return replace(entry, position=position)
-        raise VersionConflict(f"{key} changes faster than it can be updated")
+            return Resolution(self._next(value, current), "incoming")
+
+        resolution = await self._change(key, decide, ttl_s)
+        assert resolution is not None
+        return resolution.entry
 
     async def update_document(
         self, key: str, change: Callable[[Document], Document], empty: Document, *, ttl_s: Ttl = None
@@ -135,23 +124,14 @@ class SharedBucket:
 
         What others wrote without being seen by ``base`` stays, where the strategy can tell.
         """
-        for attempt in range(_TRIES):
-            await step_aside(attempt)
-            head = await self._bucket.head(key)
-            current = self._read(head)
+
+        def decide(current: StateEntry | None) -> Resolution | None:
             if current is None or current.deleted:
                 return None
-            seen = base if base is not None else current
-            gone = self._gone(seen, current)
-            resolution = Resolution(gone, "incoming")
-            if base is not None:
-                resolution = self.resolver.resolve(replace(current, position=None), gone)
-                if resolution.winner == "current":
-                    return Resolution(current, "current")
-            position = await self._write(key, resolution.entry, head, None)
-            if position is not None:
-                return resolution._replace(entry=replace(resolution.entry, position=position))
-        raise VersionConflict(f"{key} changes faster than it can be deleted")
+            gone = self._gone(base or current, current)
+            return self._settled(current, gone) if base is not None else Resolution(gone, "incoming")
+
+        return await self._change(key, decide, None)
 
     async def entries(self, pattern: str = ">") -> AsyncIterator[tuple[str, StateEntry]]:
         """Every key that holds something, with its entry."""
@@ -159,6 +139,29 @@ class SharedBucket:
             entry = self._read(head)
             if entry is not None and not entry.deleted:
                 yield head.key, entry
+
+    # Settling
+
+    async def _change(
+        self, key: str, decide: Callable[[StateEntry | None], Resolution | None], ttl_s: Ttl
+    ) -> Resolution | None:
+        """Read, decide, and write what was decided, again whenever another was faster."""
+
+        async def attempt() -> Resolution | None:
+            head = await self._bucket.head(key)
+            resolution = decide(self._read(head))
+            if resolution is None or resolution.winner == "current":
+                return resolution
+            position = await self._write(key, resolution.entry, head, ttl_s)
+            return resolution._replace(entry=replace(resolution.entry, position=position))
+
+        return await again(key, attempt)
+
+    def _settled(self, current: StateEntry | None, incoming: StateEntry) -> Resolution:
+        if current is None:
+            return Resolution(incoming, "incoming")
+        resolution = self.resolver.resolve(replace(current, position=None), incoming)
+        return Resolution(current, "current") if resolution.winner == "current" else resolution
 
     # Making entries
 
@@ -214,8 +217,7 @@ class SharedBucket:
 
     # Reading and writing
 
-    async def _write(self, key: str, entry: StateEntry, head: Entry | None, ttl_s: Ttl) -> Position | None:
-        """None when another was faster."""
+    async def _write(self, key: str, entry: StateEntry, head: Entry | None, ttl_s: Ttl) -> Position:
         headers = {
             TIME: str(entry.timestamp_ms),
             VERSION: str(entry.version),
@@ -227,16 +229,13 @@ class SharedBucket:
         if entry.siblings:
             rows = [[*dot, *sibling] for dot, sibling in sorted(entry.siblings.items())]
             value = {_SIBLINGS: rows, "value": entry.value}
-        try:
-            return await self._bucket.write(
-                key,
-                None if entry.deleted else canonical(value),
-                expect=head.position.revision if head is not None else 0,
-                ttl_s=ttl_s,
-                headers=headers,
-            )
-        except VersionConflict:
-            return None
+        return await self._bucket.write(
+            key,
+            None if entry.deleted else canonical(value),
+            expect=head.position.revision if head is not None else 0,
+            ttl_s=ttl_s,
+            headers=headers,
+        )
 
     def _read(self, head: Entry | None) -> StateEntry | None:
         """An entry of the bucket. What has no headers of ours is a value without a clock, of the server's time."""

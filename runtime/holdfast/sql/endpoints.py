@@ -30,6 +30,9 @@ class Reach:
     def places(self, spec: PoolSpec) -> tuple[Place, ...]:
         """The servers of a pool's endpoint, in the order in which to try them."""
         target = self._target(spec)
+        pooler = self._pooler(spec, target)
+        if pooler is not None:
+            return (pooler,)
         if spec.endpoint == PRIMARY:
             # A promoted standby is found behind any name that the target has.
             return tuple(dict.fromkeys([*self._primary(spec, target), *self._others(target)]))
@@ -47,6 +50,18 @@ class Reach:
         if found is None:
             raise ConfigurationError(f"pool {spec.name} belongs to target {spec.target}, which the contract lacks")
         return found
+
+    def _pooler(self, spec: PoolSpec, target: Mapping[str, Any]) -> Place | None:
+        """The PgBouncer that the plane runs before this pool; hosts of the environment stand for the primary before it.
+
+        It finds a promoted standby by itself.
+        """
+        host = (target.get("poolers") or {}).get(spec.name)
+        if host is None or not spec.pgbouncer:
+            return None
+        if spec.endpoint == PRIMARY and self._settings.speaks_of(self._contract, spec) and self._of_environment(target):
+            return None
+        return Place(str(host), forms.DEFAULT_PORT)
 
     def _others(self, target: Mapping[str, Any]) -> Iterator[Place]:
         for name in target.get("endpoints") or {}:

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from holdfast.contract import Contract, PoolSpec
 from holdfast.errors import ConfigurationError, ConnectionFailed, OperationTimeout, PoolExhausted
 from holdfast.settings import Settings
-from holdfast.sql.endpoints import PRIMARY, Reach
+from holdfast.sql.endpoints import PRIMARY, Place, Reach
 from holdfast.sql.metrics import Health, Lag, PoolMetrics
 from holdfast.sql.pool import Pool
 from holdfast.sql.primary import Primary
@@ -27,6 +27,8 @@ _LOG = logging.getLogger("holdfast.pools")
 REPLICA: Final = "replica"
 #: Every so many rounds of the watch: look for a promotion, adapt sizes.
 _LOOK_EVERY, _ADAPT_EVERY = 5, 10
+#: When the other pools are looked at first: whoever connects is not to wait for their logins, too.
+_FIRST_S: Final = 0.05
 #: How long a patient start waits for the first connection.
 _PATIENCE_S: Final = 3.0
 
@@ -38,7 +40,8 @@ class Pools:
         self._contract, self._settings = contract, settings
         self._interval_s, self._max_lag_s = interval_s, max_lag_s
         self._reach = Reach(contract, settings)
-        self._primaries: dict[str, Primary] = {}
+        #: By target and the ways to it: a pool with a pooler of its own has another than the rest.
+        self._primaries: dict[tuple[str, tuple[Place, ...]], Primary] = {}
         self._lag = Lag()
         self._turn = 0
         self._watching: asyncio.Task[None] | None = None
@@ -93,7 +96,7 @@ class Pools:
             return [Pool(name, spec, Nowhere(reason))]
         dialler = Dialler(spec, self._reach, float(self._settings.connect_timeout_s))
         if spec.endpoint == PRIMARY:
-            primary = self._primaries.setdefault(spec.target, Primary(places, prober(dialler)))
+            primary = self._primaries.setdefault((spec.target, places), Primary(places, prober(dialler)))
             source: Source = ToPrimary(dialler, primary)
             return [Pool(f"{REPLICA}_{replicas}" if name.startswith(REPLICA) else name, spec, source)]
         if not name.startswith(REPLICA):
@@ -145,8 +148,8 @@ class Pools:
         return after_lsn is None or standing.lsn >= after_lsn
 
     def _timeline(self, pool: Pool) -> int:
-        primary = self._primaries.get(pool.spec.target)
-        return primary.timeline if primary else 0
+        found = (p.timeline for (target, _), p in self._primaries.items() if target == pool.spec.target)
+        return max(found, default=0)
 
     async def position(self) -> int:
         """The log position of the primary now: everything committed before this call lies below it.
@@ -179,6 +182,7 @@ class Pools:
     async def _watch(self) -> None:
         """Check, measure and keep up all pools until closed."""
         rounds = 0
+        await asyncio.sleep(min(_FIRST_S, self._interval_s))
         while True:
             try:
                 await self._round(rounds)

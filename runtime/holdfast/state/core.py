@@ -28,7 +28,7 @@ from holdfast.points import reach
 from holdfast.state import hydration
 from holdfast.state.edits import Edit, Record
 from holdfast.state.flush_sql import name_statement
-from holdfast.state.home import Written
+from holdfast.state.home import Written, check_durability
 from holdfast.state.hydration import Head
 from holdfast.state.keys import EDIT_KEY, MAX_LENGTH, MAX_TYPE, RESERVED, bucket_key, check_text
 from holdfast.state.lifecycle import Life, Status
@@ -368,8 +368,7 @@ class AgentCore:
 
     async def admit(self, ack: Durability) -> None:
         """Let a write pass. Raises BackPressure, and Unsupported where nobody can acknowledge it so."""
-        if ack not in ("kv", "sql"):
-            raise Unsupported(f'a write is acknowledged by "kv" or by "sql", not by {ack!r}')
+        check_durability(ack)
         await self._home.pressure.admit()
 
     async def acknowledge(self, positions: Mapping[str, Position], ack: Durability) -> Written:

@@ -45,8 +45,8 @@ _LARGEST_BATCH: Final = 500
 _CLAIM_PART: Final = 0.25
 _ACK_WAIT_S: Final = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-#: The journal is emptied in bursts, after this part of flush_interval each.
-_BURST_PART: Final = 0.5
+#: The journal is emptied in bursts, after this part of flush_interval each, or sooner: fifty keys are not to wait.
+_BURST_PART, _LONGEST_BURST_S = 0.4, 0.05
 #: A parked message comes back after this: perhaps the schema takes it by then.
 _PARKED_S: Final = 30.0
 _SAMPLES: Final = 2000
@@ -110,7 +110,7 @@ class Flusher:
         self._dealt: dict[int, _Held] = {}
         self._consumer = contract.names.flush_consumer
         #: Between two bursts from the journal; somebody who asks to flush has new writes flushed at once for so long.
-        self._burst_s = self._interval_s * _BURST_PART
+        self._burst_s = min(self._interval_s * _BURST_PART, _LONGEST_BURST_S)
         self._puller = Puller(nc, journal.stream, self._consumer, self._take, self._room, self._burst_s)
         self._wake = asyncio.Event()
         self._stopping = False
@@ -171,7 +171,7 @@ class Flusher:
         """Wait until there are enough keys, or the oldest has waited long enough, or somebody asks."""
         while not self._stopping:
             now = self._clock()
-            due = self._held[0].taken_s + self._interval_s if self._held else now + 1.0
+            due = self._held[0].taken_s + self._interval_s - self._burst_s if self._held else now + 1.0
             if self._held and (now < self._asked_until or len(self._held) >= self._dirty_keys):
                 due = now
             due = max(due, self._not_before)
@@ -270,7 +270,7 @@ class Flusher:
             _log.error("the value of %r of agent %s cannot be written: %s", change.state_key, change.agent_id, error)
         parked = Parked(change.agent_id, change.state_key, change.position, error.code, str(error))
         self.parked[change.row] = parked
-        await self._recheck()
+        await self.recheck()
         if change.row not in self.parked:
             return set()
         with contextlib.suppress(HoldfastError):
@@ -282,7 +282,7 @@ class Flusher:
             if self.parked[row].position <= positions[row]:
                 del self.parked[row]
 
-    async def _recheck(self) -> None:
+    async def recheck(self) -> None:
         """Forget what is parked where the database has something newer by now, whoever wrote it."""
         for row, parked in tuple(self.parked.items()):
             if parked.agent_id is None and not await self._journal.has(row[1], parked.position.revision):
@@ -352,7 +352,7 @@ class Flusher:
         while True:
             await asyncio.sleep(pause_s)
             with contextlib.suppress(HoldfastError):
-                await self._recheck()
+                await self.recheck()
             since = self._clock() - pause_s / 2
             for held in tuple(self._dealt.values()):
                 if held.taken_s < since:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from holdfast.errors import Unsupported
 from holdfast.kv.entry import Position
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 #: What holds a write: ``kv`` the bucket and its journal, ``sql`` the database too.
 Durability = Literal["kv", "sql"]
+
+
+def check_durability(ack: str) -> None:
+    """Raise Unsupported unless it is one that a write can have."""
+    if ack not in ("kv", "sql"):
+        raise Unsupported(f'a write is acknowledged by "kv" or by "sql", not by {ack!r}')
 
 
 class Written(NamedTuple):

@@ -67,8 +67,10 @@ class Snapshot:
     damaged: set[str] = field(default_factory=set)
     is_complete: bool = False
     trouble: HoldfastError | None = None
-    #: Up to where records of edits are known to be finished.
+    #: Where the last record of an edit stands that the database has.
     recorded: Position = _NOWHERE
+    #: Whether the bucket's record was put there again by an owner who had finished it.
+    is_finished: bool = False
     #: What the record of the last edit says and its keys do not have yet.
     unfinished: dict[str, bytes | None] = field(default_factory=dict)
     #: Version of the model that wrote the state, 0 where none is noted.
@@ -83,7 +85,7 @@ async def read(bucket: Bucket, journal: Journal | None, pool: Pool, hydrate_func
         if named is not None and entry.operation != "expired":
             snapshot.heads[named[1]] = Head(entry.value, entry.position)
             if named[1] == EDIT_KEY and entry.headers.get(ORIGIN) == "sql":
-                snapshot.recorded = entry.position
+                snapshot.is_finished = True
     if journal is not None:
         merge_journal(snapshot, await journal.unflushed(agent_id, bucket.incarnation))
     try:
@@ -138,7 +140,7 @@ def finish_edit(snapshot: Snapshot) -> None:
     """Find what the last edit still has to write.
 
     Once the record is in the database, so are all its rows: the flusher writes them together. A key of it that is
-    absent then was deleted since.
+    absent then was deleted since; one that it deletes may be in the bucket still, for the database tells of no deletes.
     """
     record = snapshot.heads.get(EDIT_KEY)
     if record is None or record.value is None:
@@ -149,6 +151,10 @@ def finish_edit(snapshot: Snapshot) -> None:
         snapshot.damaged.add(EDIT_KEY)
         return
     snapshot.schema = edit.schema
-    if record.position > snapshot.recorded:
-        positions = {key: head.position for key, head in snapshot.heads.items()}
-        snapshot.unfinished = unfinished(edit, record.position, positions)
+    if snapshot.is_finished:
+        return
+    positions = {key: head.position for key, head in snapshot.heads.items()}
+    left = unfinished(edit, record.position, positions)
+    if record.position <= snapshot.recorded:
+        left = {key: None for key, value in left.items() if value is None and key in positions}
+    snapshot.unfinished = left

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from holdfast.errors import CodecError, ConnectionFailed, NotFound
-from holdfast.kv.entry import CORRELATION, EPOCH, INCARNATION, ORIGIN, WRITE_ID, Position
+from holdfast.kv.entry import CORRELATION, EPOCH, ORIGIN, WRITE_ID, Position
 from holdfast.kv.link import Link
 from holdfast.kv.messages import MARKER, Refusal, headers_of, nanoseconds, operation_of
 from holdfast.state.flush_sql import Change
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 _NOT_FOUND: Final = 404
+#: Questions to the journal at the same time.
+_AT_ONCE: Final = 64
 _SOURCE: Final = "Nats-Stream-Source"
 
 
@@ -67,22 +69,38 @@ class Journal:
         return read_look(journal, bucket)
 
     async def unflushed(self, agent_id: UUID, created_ns: int) -> list[Change]:
-        """What the journal holds of an agent, without taking it away from the flusher."""
-        found = []
-        subject, after = f"{self._prefix}{agent_id}.state.>", 0
-        while message := await self._next(subject, after + 1):
-            after = message["seq"]
-            with contextlib.suppress(CodecError):  # the flusher tells of it
-                change = self.parse(
-                    message["subject"],
-                    headers_of(b64decode(message.get("hdrs") or "")),
-                    b64decode(message.get("data") or ""),
-                    arrived_ns=nanoseconds(message["time"]),
-                    created_ns=created_ns,
-                )
-                if change is not None:
-                    found.append(change)
+        """What the journal holds of an agent, without taking it away from the flusher. In no order."""
+        found: list[Change] = []
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def walk(subject: str, count: int) -> None:
+            """Every message: an unflushed one may stand before what hydration put back."""
+            after = 0
+            async with gate:
+                while message := await self._next(subject, after + 1):
+                    after, count = message["seq"], count - 1
+                    change = self._change(message, created_ns)
+                    if change is not None:
+                        found.append(change)
+                    if count == 0:
+                        return
+
+        subjects = await self._subjects(f"{self._prefix}{agent_id}.state.>")
+        for error in await asyncio.gather(*(walk(*each) for each in subjects.items()), return_exceptions=True):
+            if error is not None:
+                raise error
         return found
+
+    def _change(self, message: Mapping[str, Any], created_ns: int) -> Change | None:
+        with contextlib.suppress(CodecError):  # the flusher tells of it
+            return self.parse(
+                message["subject"],
+                headers_of(b64decode(message.get("hdrs") or "")),
+                b64decode(message.get("data") or ""),
+                arrived_ns=nanoseconds(message["time"]),
+                created_ns=created_ns,
+            )
+        return None
 
     async def has(self, subject: str, sequence: int) -> bool:
         """Whether a message is there still."""
@@ -97,17 +115,21 @@ class Journal:
     async def dirty(self) -> dict[UUID, int]:
         """How many unflushed keys each agent has; agents without any are left out."""
         found: dict[UUID, int] = {}
-        offset = 0
+        for subject in await self._subjects(f"{self._prefix}*.state.>"):
+            named = parse_bucket_key(subject.removeprefix(self._prefix))
+            if named is not None:
+                found[named[0]] = found.get(named[0], 0) + 1
+        return found
+
+    async def _subjects(self, pattern: str) -> dict[str, int]:
+        """How many messages each subject has."""
+        found: dict[str, int] = {}
         while True:
-            body = {"subjects_filter": f"{self._prefix}*.state.>", "offset": offset}
-            info = await self.ask(f"STREAM.INFO.{self.stream}", body)
-            subjects = info["state"].get("subjects") or {}
-            for subject in subjects:
-                named = parse_bucket_key(subject.removeprefix(self._prefix))
-                if named is not None:
-                    found[named[0]] = found.get(named[0], 0) + 1
-            offset += len(subjects)
-            if not subjects or offset >= int(info.get("total", 0)):
+            info = await self.ask(f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern, "offset": len(found)})
+            page = info["state"].get("subjects") or {}
+            known = len(found)
+            found |= page
+            if len(found) == known or len(found) >= int(info.get("total", 0)):
                 return found
 
     def parse(
@@ -209,7 +231,7 @@ def _incarnation(headers: Mapping[str, str], arrived_ns: int, created_ns: int) -
     What arrived before the present bucket was made comes from some bucket before it: it is placed after all that is
     known of those, and before all of the present one.
     """
-    said = headers.get(INCARNATION, "")
+    said = headers.get(EPOCH, "").partition("-")[0]
     if said.isdigit():
         return int(said)
     return created_ns if arrived_ns >= created_ns else created_ns - 1

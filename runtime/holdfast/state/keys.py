@@ -38,7 +38,7 @@ def agent_uuid(agent_id: UUID | str) -> UUID:
     try:
         return UUID(agent_id)
     except (ValueError, AttributeError, TypeError):
-        raise CodecError("the id of an agent is a UUID") from None
+        raise CodecError("the id of an agent is a UUID; of a name, uuid.uuid5 makes one") from None
 
 
 def encode_key(key: str) -> str:

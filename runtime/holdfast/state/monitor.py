@@ -133,6 +133,8 @@ class Monitor:
         home = self._home
         look = await home.journal.look()
         state = await home.bucket.state()
+        if home.flusher is not None:
+            await home.flusher.recheck()
         statement = f"SELECT count(*) FROM {qualified(home.contract.names.state_table)} WHERE deleted_at IS NULL"
         async with limited(_COUNT_S, "the database"), home.pools.background.connection() as connection:
             cursor = await connection.execute(statement)

@@ -71,11 +71,6 @@ class Unflushed:
         gone = set(map(id, futures))
         self._waiting = [waiting for waiting in self._waiting if id(waiting[2]) not in gone]
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits."""
-        return bool(self._waiting)
-
     def oldest_s(self) -> float:
         """How long the oldest one has been kept, in seconds."""
         return time.monotonic() - min((kept.since_s for kept in self.kept.values()), default=time.monotonic())

@@ -24,7 +24,7 @@ _CLOSE_S: Final = 10.0
 
 
 class Coordinator:
-    """Runs work by the strategy that each call names; ``recoverer`` ends what crashed processes left.
+    """Runs work by the strategy that each call names. ``recoverer.run()`` ends what crashed processes left.
 
     ``pool`` reaches the primary database, ``stores`` gives what holds the key of a step. ``two_phase`` is None where
     the plane declares no table for decisions or no bucket for configuration.
@@ -67,7 +67,6 @@ class Coordinator:
 
     async def close(self, timeout_s: float = _CLOSE_S) -> None:
         """Wait for what runs; after ``timeout_s`` seconds it is cut off, and a recoverer ends it later."""
-        await self.recoverer.stop()
         running: set[asyncio.Task[Any]] = {*self.sagas.running}
         running |= self.two_phase.running if self.two_phase else set()
         if running:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Fenced, LeaseHeld, VersionConflict
 from holdfast.state.keys import parse_bucket_key
 from holdfast.work.keys import KeyStore, Stores
 from holdfast.work.steps import KvStep
@@ -33,15 +33,22 @@ class OwnedKeys:
         return self._bucket.incarnation
 
     async def head(self, key: str) -> Entry | None:
-        """Raises Fenced, and what bucket and database raise: a key that only the database has is put back first."""
-        await self._agent.hydrate()
+        """Raises LeaseHeld after a takeover. A key that only the database has is put back first."""
+        try:
+            await self._agent.hydrate()
+        except Fenced as error:
+            # To work, Fenced would mean that the work itself has been taken over.
+            raise LeaseHeld(str(error), holder="another owner", until=0.0) from None
         return await self._bucket.head(key)
 
     async def write(
         self, key: str, value: bytes | None, *, expect: int, headers: Mapping[str, str] | None = None
     ) -> Position:
-        """Raises VersionConflict, Fenced, BackPressure."""
-        return await self._agent.write_at(_parts(self._bucket.name, key)[1], value, expect, headers or {})
+        """Raises VersionConflict, also after a takeover: nothing was written then. BackPressure."""
+        try:
+            return await self._agent.write_at(_parts(self._bucket.name, key)[1], value, expect, headers or {})
+        except Fenced as error:
+            raise VersionConflict(str(error)) from None
 
 
 def stores_of(
@@ -75,5 +82,7 @@ def stores_of(
 def _parts(bucket: str, key: str) -> tuple[UUID, str]:
     parts = parse_bucket_key(key)
     if parts is None:
-        raise ConfigurationError(f"{key} is no key of an agent's state, and the keys of the bucket {bucket} have owners")
+        raise ConfigurationError(
+            f"{key} is no key of an agent's state, and the keys of the bucket {bucket} have owners"
+        )
     return parts

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.errors import HoldfastError
+from holdfast.events.inbox import Inbox
 from holdfast.events.limited import limited
 from holdfast.events.outbox import qualified
-from holdfast.tasks import end
 from holdfast.work.journal import Journal
 from holdfast.work.result import Outcome, Result
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("holdfast.work")
 _STATEMENT_S, _MOST, _CLEAN_ROWS = 15.0, 100, 1000
 _CLEAN_S = 600.0
+_WELL: Final = "state IN ('completed', 'rolled_back') AND updated_at"
 
 
 class Recoverer:
@@ -49,20 +50,11 @@ class Recoverer:
         self._journal = Journal(contract)
         self._stale_s = contract.limits.lease_ttl if stale_s is None else stale_s
         self._period_s, self._keep_s = period_s, keep_s
-        self._sagas_table = qualified(contract.names.saga_table)
-        self._decisions = qualified(contract.names.decision_table)
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Run in the background until ``stop``."""
-        if self._task is None:
-            self._task = asyncio.create_task(self.run(), name="holdfast recoverer")
-
-    async def stop(self) -> None:
-        """End. Work that was taken up goes on in ``Sagas.running``."""
-        if self._task is not None:
-            await end(self._task)
-            self._task = None
+        #: Tables of journals, their keys, and what has ended well in them.
+        self._ended = [(qualified(contract.names.saga_table), "saga_id", _WELL)]
+        if "decision_table" in contract.names:
+            self._ended.append((qualified(contract.names.decision_table), "transaction_id", "finished_at"))
+        self._inbox = Inbox(contract, "recoverer", pool) if "inbox_table" in contract.names else None
 
     async def step(self) -> list[Result]:
         """Settle what is there now. Raises what bucket and database raise; the rest is then still there."""
@@ -87,10 +79,7 @@ class Recoverer:
         """
         deleted = 0
         async with limited(_STATEMENT_S, "the journal"), self._pool.connection() as connection:
-            for table, name, ended in (
-                (self._sagas_table, "saga_id", "state IN ('completed', 'rolled_back') AND updated_at"),
-                (self._decisions, "transaction_id", "finished_at"),
-            ):
+            for table, name, ended in self._ended:
                 cursor = await connection.execute(
                     f"""DELETE FROM {table} AS t USING (
                           SELECT {name} FROM {table} WHERE {ended} < now() - make_interval(secs => %s)
@@ -102,7 +91,7 @@ class Recoverer:
         return deleted
 
     async def run(self) -> None:
-        """Look again and again until cancelled."""
+        """Look again and again until cancelled. What was taken up then goes on in ``Sagas.running``."""
         clean_at = 0.0
         while True:
             try:
@@ -110,6 +99,8 @@ class Recoverer:
                 if time.monotonic() >= clean_at:
                     clean_at = time.monotonic() + _CLEAN_S
                     await self.clean_up()
+                    if self._inbox is not None:
+                        await self._inbox.clean_up()
             except HoldfastError as error:
                 _log.warning("left work could not be looked after: %s", error)
             await asyncio.sleep(self._period_s)

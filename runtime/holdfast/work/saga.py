@@ -93,13 +93,10 @@ class Sagas:
             # Where the commit got through after all, the recoverer finds a saga of which nothing is done.
             return _result(saga, Outcome.SAGA_FAILED, f"the saga could not be journalled: {error}")
         points.reach("saga.journalled")
-        return await self._guarded(saga)
+        return await self.resume(saga)
 
     async def resume(self, saga: Saga) -> Result:
-        """Go on with a saga that was claimed from the journal: forward while its time and its attempts last."""
-        return await self._guarded(saga)
-
-    async def _guarded(self, saga: Saga) -> Result:
+        """Go on with a saga that is in the journal: forward while its time and its attempts last."""
         task = asyncio.create_task(self._drive(saga), name=f"holdfast saga {saga.name}")
         self.running.add(task)
         task.add_done_callback(self.running.discard)

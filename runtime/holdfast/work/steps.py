@@ -6,13 +6,22 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.errors import CodecError, ConfigurationError
 from holdfast.events.outbox import check_subject, encode, qualified
 
 if TYPE_CHECKING:
-    from holdfast.state.agent import AgentState
+    from holdfast.state.codec import Codec
+
+
+class Addressed(Protocol):
+    """What of an agent's handle names one of its values: AgentState has it, with and without asyncio."""
+
+    @property
+    def codec(self) -> Codec: ...
+
+    def address(self, key: str) -> tuple[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class KvPut:
     expect: int | None = None
 
     @classmethod
-    def on(cls, agent: AgentState[Any], key: str, value: Any, *, expect: int | None = None) -> KvPut:
+    def on(cls, agent: Addressed, key: str, value: Any, *, expect: int | None = None) -> KvPut:
         """Put ``value`` under a key of an agent's state. Raises CodecError."""
         return cls(*agent.address(key), agent.codec.encode(value), expect)
 
@@ -43,7 +52,7 @@ class KvDelete:
     expect: int | None = None
 
     @classmethod
-    def on(cls, agent: AgentState[Any], key: str, *, expect: int | None = None) -> KvDelete:
+    def on(cls, agent: Addressed, key: str, *, expect: int | None = None) -> KvDelete:
         """Delete a key of an agent's state. Raises CodecError."""
         return cls(*agent.address(key), expect)
 

@@ -250,6 +250,17 @@ def test_a_promoted_standby_is_looked_for_wherever_the_target_has_servers() -> N
         places(target, {"PG_HOST": "x,y,z", "PG_PORT": "1,2"})
 
 
+def test_a_pool_goes_through_the_pooler_that_the_plane_runs_before_it() -> None:
+    """The other pools, and one whose primary the environment names, do not."""
+    endpoints = {"primary": {"host": "a", "port": 1}, "replica": {"host": "b", "port": 2}}
+    target = {"endpoints": endpoints, "poolers": {"primary": "pool-a"}}
+    assert places(target, pgbouncer=True, mode="transaction") == (("pool-a", 5432),)
+    assert places(target, endpoint="replica", pgbouncer=True, mode="transaction") == (("pool-a", 5432),)
+    assert places(target) == (("a", 1), ("b", 2))
+    assert places({**target, "poolers": {"other": "pool-a"}}, pgbouncer=True) == (("a", 1), ("b", 2))
+    assert places(target, {"PG_HOST": "x"}, pgbouncer=True)[0] == ("x", 5432)
+
+
 @pytest.mark.req("D9.1")
 def test_the_variables_speak_of_the_main_target_only() -> None:
     made = contract({"form": "local", "host": "a"})

@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from holdfast.cache import CacheSource, MemoryCache, QueryCache, connection_epoch, mark_gone
+from holdfast.cache import CacheSource, MemoryCache, QueryCache, connection_epoch
 from holdfast.errors import VersionConflict
+from holdfast.kv.attempts import overwrite
 
 Open = Callable[[], Any]
 
@@ -271,6 +272,18 @@ def test_a_failed_load_is_raised_and_not_cached(open_plane: Open) -> None:
     asyncio.run(main())
 
 
+def test_a_result_that_is_too_large_is_not_cached_and_stops_no_other(open_plane: Open) -> None:
+    async def main() -> None:
+        async with open_plane() as plane:
+            cache, id = QueryCache(await plane.bucket("cache")), str(uuid4())
+            large, small = Loader("x" * 9_000_000, "again"), Loader(1, 2)
+            assert len(await cache.get_or_load("large", [id], large)) == 9_000_000
+            assert await cache.get_or_load("large", [id], large) == "again"
+            assert [await cache.get_or_load("small", [id], small) for _ in range(2)] == [1, 1]
+
+    asyncio.run(main())
+
+
 def test_a_bucket_out_of_reach_costs_the_caching_and_not_the_query(open_plane: Open) -> None:
     async def main() -> None:
         async with open_plane() as plane:
@@ -289,7 +302,7 @@ def test_marking_a_key_as_gone_refuses_who_looked_before(open_plane: Open) -> No
             bucket = await plane.bucket("cache")
             key = f"query.{uuid4().hex}"
             assert await bucket.head(key) is None
-            await mark_gone(bucket, key)
+            await overwrite(bucket, key, None)
             with pytest.raises(VersionConflict):
                 await bucket.write(key, b"old", expect=0)
             assert await bucket.get(key) is None

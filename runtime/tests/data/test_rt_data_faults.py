@@ -18,6 +18,7 @@ import pytest
 
 import holdfast
 from holdfast.cache import MemoryCache, QueryCache, connection_epoch
+from holdfast.errors import ConfigurationError
 from holdfast.kv.bucket import Bucket
 from holdfast.registry import Agent, AgentRepository
 from holdfast.repository import TieredRepository
@@ -135,7 +136,9 @@ def test_queries_go_on_when_the_bucket_of_results_is_gone_and_are_cached_when_it
 
     async def main() -> None:
         async with open_plane() as plane:
-            cache, runs = QueryCache(await plane.bucket("cache"), rest_s=1.0), 0
+            bucket = await plane.bucket("cache")
+            bucket.timeout_s = 1.0
+            cache, runs = QueryCache(bucket, rest_s=1.0), 0
 
             async def load() -> int:
                 nonlocal runs
@@ -149,6 +152,9 @@ def test_queries_go_on_when_the_bucket_of_results_is_gone_and_are_cached_when_it
             assert time.monotonic() - start < 0.8
             await cache.invalidate("q", [1])
             await cache.invalidate_group("g")
+            for attempt in (bucket.get("query.x"), bucket.create("query.x", b"")):
+                with pytest.raises(ConfigurationError, match="QUERY_CACHE does not exist; holdfast apply makes it"):
+                    await attempt
             await plane.make_cache_bucket()
             async with asyncio.timeout(5):
                 while await cache.get_or_load("q", [1], load) != await cache.get_or_load("q", [1], load):

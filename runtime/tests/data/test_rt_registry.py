@@ -421,6 +421,8 @@ def test_a_fill_from_the_table_gives_way_to_a_delete_meanwhile(open_plane: Open,
         {"status": "busy"},
         {"metadata": {"version": "1"}},
         {"metadata": {"version": "1", "created_at": "yesterday"}},
+        {"agent_name": "\ud800"},
+        {"configuration": [1]},
     ],
 )
 def test_what_the_table_would_refuse_is_refused_at_once(wrong: dict[str, Any]) -> None:
@@ -431,8 +433,11 @@ def test_what_the_table_would_refuse_is_refused_at_once(wrong: dict[str, Any]) -
 def test_an_agent_comes_back_from_its_json() -> None:
     agent = _agent(parent_agent_id=uuid4(), capabilities={"ü": [1, None]})
     assert Agent.decode(agent.encode()) == agent
-    with pytest.raises(CodecError):
-        _agent(capabilities={"x": {1, 2}}).encode()
+    for unfit in ({1, 2}, "a\0", "\ud800", float("nan")):
+        with pytest.raises(CodecError):
+            _agent(capabilities={"x": unfit}).encode()
+    literally = _agent(capabilities={"x": "\\u0000"})
+    assert Agent.decode(literally.encode()) == literally
     for text in (b"", b"[]", b"{}", b'{"agent_id": "x"}'):
         with pytest.raises(CodecError):
             Agent.decode(text)

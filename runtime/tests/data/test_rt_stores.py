@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 import holdfast
-from holdfast import stores
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, NotFound
 from holdfast.merge.crdt import Document
 from holdfast.merge.strategies import Resolver, Strategy
 from holdfast.registry import Agent
@@ -28,15 +27,14 @@ def test_all_stores_of_a_plane(open_plane: Callable[[], Any], environ: Mapping[s
         async with open_plane():
             pass  # its buckets are all there now
         async with holdfast.connect(environ) as plane, plane.agent(agent_id, wait_s=5) as handle:
-            agents = await stores.agents(plane)
-            cached = stores.cached_agents(plane, agents)
-            running = asyncio.ensure_future(cached.run())
+            stores = plane.stores
+            cached = await stores.cached_agents()
             agent = await cached.save(Agent(uuid4(), "worker", "one"))
             assert await cached.find(agent.agent_id) == agent
             await cached.update(replace(agent, status="active"))
             assert (await cached.find(agent.agent_id)).status == "active"
 
-            queries = await stores.query_cache(plane, memory_ttl_s=5)
+            queries = await stores.query_cache(memory_ttl_s=5)
 
             async def load() -> int:
                 async with plane.pools.primary.connection() as connection:
@@ -50,27 +48,25 @@ def test_all_stores_of_a_plane(open_plane: Callable[[], Any], environ: Mapping[s
             assert count == await queries.get_or_load("workers", [], load, groups=["agents"])
 
             tags = await stores.shared(
-                plane, plane.contract.names.config_bucket, Resolver(Strategy.CRDT_MERGE), actor="worker-1"
+                plane.contract.names.config_bucket, Resolver(Strategy.CRDT_MERGE), actor="worker-1"
             )
             key = f"tags.{agent.agent_id}"
             held = await tags.update_document(key, lambda held: held.add("worker-1", "new"), Document("or-set"))
             assert held.value() == ["new"]
 
-            handles = {UUID(agent_id): handle}
-            router = await stores.router(plane, handles.__getitem__)
+            router = await stores.router()
             await router.store(DataType.SESSION_DATA, agent_id, {"user": 1})
             await router.store(DataType.AGENT_STATE, f"{agent_id}/step", 1)
             assert await handle.get("step") == 1
-            assert stores.vectors(plane) is not None
+            with pytest.raises(NotFound, match="not open in this process"):
+                await router.store(DataType.AGENT_STATE, f"{uuid4()}/step", 1)
+            assert stores.vectors() is not None
+            assert await stores.bucket("SESSION_DATA") is await stores.bucket("SESSION_DATA")
             with pytest.raises(ConfigurationError, match="no bucket"):
-                await stores.bucket(plane, "ELSEWHERE")
+                await stores.bucket("ELSEWHERE")
             with pytest.raises(ConfigurationError, match="have owners"):
-                await stores.shared(
-                    plane, plane.contract.names.state_bucket, Resolver(Strategy.VECTOR_CLOCK), actor="a"
-                )
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            await agents.close()
+                await stores.shared(plane.contract.names.state_bucket, Resolver(Strategy.VECTOR_CLOCK), actor="a")
+        assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("holdfast")] == []
 
     asyncio.run(main())
 

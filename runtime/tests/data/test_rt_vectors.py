@@ -200,7 +200,7 @@ def test_the_index_serves_a_search_and_a_narrow_filter_still_finds_what_is_there
                 used = {}
                 for exact in (False, True):
                     statement, values = await store.statement(connection, query, literal, 10, exact=exact)
-                    plan = await connection.execute(b"EXPLAIN " + statement.as_bytes(connection), values)
+                    plan = await connection.execute(f"EXPLAIN {statement}", values)
                     used[exact] = "using idx_knowledge_embeddings_vector" in str(await plan.fetchall())
                 statement, values = await store.statement(connection, query, literal, 10, exact=False)
                 rows = await (await connection.execute(statement, values)).fetchall()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+import holdfast
 from holdfast.errors import ConfigurationError
 from holdfast.events.inbox import Inbox, message_id
 
@@ -86,7 +88,9 @@ def test_two_handlers_of_one_message_at_once(open_plane: Any) -> None:
     assert not asyncio.run(main(False))
 
 
-def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(open_plane: Any) -> None:
+def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(
+    open_plane: Any, environ: Mapping[str, str]
+) -> None:
     async def main() -> None:
         async with open_plane() as plane:
             inbox = Inbox(plane.contract, "test", plane.pools.primary)
@@ -95,10 +99,15 @@ def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(open_plane: An
                     await inbox.first(connection, "m")
                 async with connection.transaction():
                     await inbox.first(connection, "old")
+                    await Inbox(plane.contract, "gone for good", plane.pools.primary).first(connection, "old")
                     await connection.execute("UPDATE runtime.inbox SET handled_at = now() - interval '20 days'")
                     await inbox.first(connection, "new")
-            assert await inbox.clean_up() == 1
+            assert await inbox.clean_up() == 2
             assert await plane.execute("SELECT message_id FROM runtime.inbox") == [("new",)]
+            await plane.execute("UPDATE runtime.inbox SET handled_at = now() - interval '20 days' RETURNING 1")
+            async with holdfast.connect(environ), asyncio.timeout(10):
+                while await plane.execute("SELECT message_id FROM runtime.inbox"):
+                    await asyncio.sleep(0.05)
 
     asyncio.run(main())
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from health.conftest import provision_again
 from health.slow_line import over, to_nats, to_postgres
 
 import holdfast
 from holdfast.contract import BucketSpec, Contract
+from holdfast.errors import OperationTimeout
+from holdfast.events.relay import Relay
 from holdfast.health import Check, HealthLimits, HealthMonitor, HealthReport, HealthStatus, health
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ async def until(look: Callable[[], Any], wanted: Callable[[Any], bool], within_s
         assert time.monotonic() < deadline, found
         await asyncio.sleep(0.05)
     return found
+
+
+def not_healthy(report: HealthReport) -> set[str]:
+    return {check.name for check in report.checks if check.status is not HEALTHY}
 
 
 @pytest.mark.req("F2.1", "F2.2", "F2.3", "F2.4", "F2.5")
@@ -59,26 +66,18 @@ def test_a_plane_that_is_well(environ: Mapping[str, str]) -> None:
 
 
 @pytest.mark.req("F2.1", "F2.2", "F2.3", "F2.4", "F2.5")
-@pytest.mark.parametrize(
-    ("limit", "late"),
-    [
-        ("database_ms", {"database"}),
-        ("pool_ms", {"pool"}),
-        ("bucket_ms", {"bucket"}),
-        ("jetstream_ms", {"jetstream"}),
-        ("consistency_ms", {"consistency"}),
-    ],
-)
-def test_each_limit_is_of_one_kind_of_check(environ: Mapping[str, str], limit: str, late: set[str]) -> None:
+def test_each_limit_is_of_one_kind_of_check(environ: Mapping[str, str]) -> None:
     """SB-90: two limits for one word. Here each has a name of its own and moves only its own check."""
 
     async def main() -> None:
         async with holdfast.connect(environ) as plane, plane.agent(uuid4()) as agent:
             await agent.put("k", 1, ack="sql")
-            report = await health(plane, replace(LOOSE, **{limit: 0.0}))
-            assert report.status is DEGRADED
-            assert {check.name.split()[0] for check in report.checks if check.status is DEGRADED} == late
-            assert all("more than 0 ms" in (check.reason or "") for check in report.checks if check.status is DEGRADED)
+            for kind in ("database", "pool", "bucket", "jetstream", "consistency"):
+                report = await plane.health(replace(LOOSE, **{f"{kind}_ms": 0.0}))
+                assert report.status is DEGRADED
+                late = [check for check in report.checks if check.status is DEGRADED]
+                assert {check.name.split()[0] for check in late} == {kind}
+                assert all("more than 0 ms" in (check.reason or "") for check in late)
 
     asyncio.run(main())
 
@@ -115,7 +114,7 @@ def test_a_pool_that_is_all_in_use_is_unhealthy_and_the_database_is_not(
                 await held.enter_async_context(primary.connection())
             started = time.monotonic()
             report = await health(plane, replace(LOOSE, limit_s=0.3))
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 4
             assert report.status is UNHEALTHY
             assert report.pools["primary"].status is UNHEALTHY
             assert "became free" in (report.pools["primary"].reason or "")
@@ -135,7 +134,7 @@ def test_a_database_that_is_gone_or_mute(environ: Mapping[str, str], how: str) -
             line.is_mute = True
             started = time.monotonic()
             report = await health(plane, replace(LOOSE, limit_s=0.5))
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 4
             assert report.database.status is UNHEALTHY
             assert {check.status for check in report.pools.values()} == {UNHEALTHY}
             assert report.jetstream.status is HEALTHY
@@ -161,7 +160,7 @@ def test_nats_that_is_gone_or_mute_or_slow(environ: Mapping[str, str], how: str)
             line.is_mute, line.delay_s = how == "mute", 0.06 if how == "slow" else 0.0
             started = time.monotonic()
             report = await health(plane, replace(LOOSE, limit_s=0.5, bucket_ms=50, jetstream_ms=50))
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 4
             bad = DEGRADED if how == "slow" else UNHEALTHY
             assert {check.status for check in (*report.buckets.values(), report.jetstream)} == {bad}
             assert report.consistency is not None
@@ -201,7 +200,7 @@ def test_a_bucket_that_is_deleted_is_unhealthy_until_it_is_back(environ: Mapping
                 await jetstream.delete_key_value("GONE")
             report = await health(plane, LOOSE)
             assert report.status is UNHEALTHY
-            assert [check.name for check in report.checks if check.status is not HEALTHY] == ["bucket GONE"]
+            assert not_healthy(report) == {"bucket GONE"}
             assert "does not exist" in report.reasons[0]
             assert (await health(plane, LOOSE, skip={"GONE"})).status is HEALTHY
 
@@ -274,7 +273,8 @@ def test_the_monitor_keeps_the_last_results_and_tells_of_changes(
             kept = monitor.report
             await asyncio.sleep(0.2)
             assert monitor.report is kept
-            assert not [task for task in asyncio.all_tasks() if task.get_name() == "holdfast health"]
+            monitor.start()
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "holdfast health"]
 
     with caplog.at_level(logging.INFO, "holdfast.health"):
         asyncio.run(main())
@@ -300,6 +300,36 @@ def test_a_server_that_is_killed_and_comes_back(servers: Servers, system: str) -
             is_down = report.database if system == "postgres" else report.jetstream
             is_up = report.jetstream if system == "postgres" else report.database
             assert (is_down.status, is_up.status) == (UNHEALTHY, HEALTHY)
+            # A bucket in memory does not outlive the only server: it has to be provisioned again.
+            lost = {f"bucket {plane.contract.names.cache_bucket}"} if system == "nats" else set()
+            await until(lambda: health(plane, LOOSE), lambda found: not_healthy(found) == lost, 30)
+            await asyncio.to_thread(provision_again, servers)
             await until(lambda: health(plane, LOOSE), lambda found: found.status is HEALTHY, 30)
+
+    asyncio.run(main())
+
+
+@pytest.mark.soak
+@pytest.mark.req("E1.4", "F2.4")
+def test_a_relay_asks_whether_nats_is_there_and_survives_a_late_answer(environ: Mapping[str, str]) -> None:
+    """An answer to ``Client.flush`` that comes after its time ends the client's reading, see ``Link.ping``."""
+    subject = f"agents.state.{uuid4()}"
+
+    async def main() -> None:
+        async with to_nats(environ) as line, holdfast.connect(over(environ, nats=line)) as plane:
+            relay = Relay(plane.pools, plane.nc, plane.contract, publish_timeout_s=0.3)
+            await relay.step()
+
+            async def note(connection: Any) -> None:
+                await plane.outbox.add(connection, subject, {"n": 1})
+
+            await plane.transactions.run(note)
+            line.is_mute = True
+            with pytest.raises(OperationTimeout):
+                await relay.step()
+            line.is_mute = False
+            await until(relay.status, lambda found: found.held == 0)
+            await until(relay.step, lambda moved: moved >= 1)
+            assert (await plane.nc.jetstream().get_last_msg("AGENT_STATE", subject)).data == b'{"n": 1}'
 
     asyncio.run(main())

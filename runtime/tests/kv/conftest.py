@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kv.overlaid import Overlaid, overlay
 
 from holdfast.contract import BucketSpec
 from holdfast.kv.bucket import Bucket
-from kv.overlaid import Overlaid, overlay
 
 _LOOPBACK = "127.0.0.1"
 _RELEASES = {"2.10": "2.10.26", "2.11": "2.11.11", "2.12": "2.12.8", "2.14": "2.14.6"}

@@ -82,7 +82,9 @@ def overlay(site: Any, make_plane: Callable[..., Any], ttl_s: int) -> Overlaid:
         text = text.replace("AGENT_STATE_JOURNAL: {replicas: 1", f"{journal}{replicas}")
         streams, buckets = text.split("  buckets:")
         buckets = buckets.replace("AGENT_STATE: {replicas: 1", f"AGENT_STATE: {{ttl: {ttl_s}s, {replicas}")
-        text = f"{streams}  buckets:{buckets}".replace("  runtime:\n", f"  runtime:\n    lease_ttl: {LEASE_S * 1000:g}ms\n")
+        text = f"{streams}  buckets:{buckets}".replace(
+            "  runtime:\n", f"  runtime:\n    lease_ttl: {LEASE_S * 1000:g}ms\n"
+        )
         path.write_text(text)
 
     servers = make_plane(change)

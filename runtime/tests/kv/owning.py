@@ -15,6 +15,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any
 
@@ -60,7 +61,7 @@ def take_the_guard_out() -> None:
         _known[write.key] = position.revision
         return position
 
-    Bucket.prepare, Bucket.perform = without, noting  # type: ignore[method-assign, assignment]
+    Bucket.prepare, Bucket.perform = without, noting  # type: ignore[method-assign]
 
 
 async def own(agent: holdfast.AgentState[Any], name: str, end: float, chance: random.Random) -> None:
@@ -162,7 +163,8 @@ async def flood(agent_id: str) -> None:
 
 def main() -> None:
     what, *arguments = sys.argv[1:]
-    asyncio.run({"contend": contend, "hold": hold, "flood": flood}[what](*arguments))
+    programs: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"contend": contend, "hold": hold, "flood": flood}
+    asyncio.run(programs[what](*arguments))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from kv.overlaid import LEASE_S, Overlaid, drained, told
 
 import holdfast
-from holdfast.errors import LeaseHeld
+from holdfast.errors import HoldfastError, LeaseHeld
 from holdfast.kv.bucket import Bucket
 from holdfast.kv.entry import EPOCH, Position
-from kv.overlaid import LEASE_S, Overlaid, drained, told
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -48,16 +48,20 @@ class Watcher:
                         return
                     continue
                 self.seen += 1
-                if EPOCH not in entry.headers:
-                    self.takeovers, self._newest = self.takeovers + 1, entry.position
-                elif Position.parse(entry.headers[EPOCH]) != self._newest:
+                # The message that took the lease has no epoch but its own place; each one after it names that.
+                epoch = Position.parse(entry.headers[EPOCH]) if EPOCH in entry.headers else entry.position
+                if epoch > self._newest:
+                    self.takeovers, self._newest = self.takeovers + 1, epoch
+                elif epoch < self._newest:
                     self.violations.append(f"{entry.key} at {entry.position.revision} is of a former owner")
 
 
 def violations(lines: list[Any], found: dict[str, Any], rows: dict[str, Any]) -> list[str]:
     """What breaks the promise: tickets given twice, former owners let in, acknowledged values gone."""
     broken: list[str] = []
-    written = sorted((Position(*at), key, value, Position(*epoch)) for _, key, value, at, epoch in named(lines, "written"))
+    written = sorted(
+        (Position(*at), key, value, Position(*epoch)) for _, key, value, at, epoch in named(lines, "written")
+    )
     epochs = sorted({Position(*line[1]) for line in named(lines, "owner")})
     last = {"ticket": 0, "counter": 0}
     newest: dict[str, int] = {}
@@ -104,7 +108,27 @@ async def pause_at_random(programs: list[Popen[str]], chance: random.Random, end
     return pauses
 
 
-async def contest(plane_of_two: Overlaid, seconds: float, seed: int, *guard: str) -> tuple[list[str], dict[str, Any]]:
+async def kill_leaders(plane: holdfast.Plane, servers: list[Any], chance: random.Random, end: float) -> int:
+    """Kill the leader of the state bucket now and then, and start it again. Returns how often."""
+    kills = 0
+    while time.monotonic() < end - 10:
+        await asyncio.sleep(chance.uniform(3, 6))
+        leader = await leader_of(plane, servers)
+        await asyncio.to_thread(leader.kill)
+        await asyncio.sleep(chance.uniform(1, 3))
+        await asyncio.to_thread(leader.start)
+        kills += 1
+    return kills
+
+
+async def leader_of(plane: holdfast.Plane, servers: list[Any]) -> Any:
+    name = (await plane.home.bucket.state(timeout_s=20))["cluster"]["leader"]
+    return next(server for server in servers if server.name == name)
+
+
+async def contest(
+    plane_of_two: Overlaid, seconds: float, seed: int, *guard: str, kills: bool = False
+) -> tuple[list[str], dict[str, Any]]:
     """Two processes own one agent by turns. Returns what was broken, and figures."""
     agent_id = str(uuid4())
     programs = [plane_of_two.program("contend", agent_id, name, seconds, seed, *guard) for name in ("one", "two")]
@@ -114,7 +138,12 @@ async def contest(plane_of_two: Overlaid, seconds: float, seed: int, *guard: str
         async with holdfast.connect(plane_of_two.environ) as plane:
             watcher, idle = Watcher(plane.home.bucket, agent_id), asyncio.Event()
             watching = asyncio.create_task(watcher.run(idle))
-            pauses = await pause_at_random(programs, random.Random(seed), time.monotonic() + seconds)
+            chance, end = random.Random(seed), time.monotonic() + seconds
+            killing = asyncio.create_task(
+                kill_leaders(plane, plane_of_two.site.servers, random.Random(seed), end if kills else 0)
+            )
+            pauses = await pause_at_random(programs, chance, end)
+            killed = await killing
             lines = [line for program in programs for line in await asyncio.to_thread(told, program)]
             async with plane.agent(agent_id, owned=False) as reader:
                 found = await reader.items()
@@ -130,6 +159,7 @@ async def contest(plane_of_two: Overlaid, seconds: float, seed: int, *guard: str
         "seed": seed,
         "seconds": seconds,
         "pauses": pauses,
+        "leaders killed": killed,
         "written": len(named(lines, "written")),
         "takeovers": watcher.takeovers,
         "refused": len(refused),
@@ -156,6 +186,17 @@ def test_two_processes_that_are_stopped_at_random_lose_no_update(
     assert figures["takeovers"] > seconds / 10
     assert figures["refused on keys of their own"] >= 1
     assert figures["written"] > 10 * seconds
+
+
+@pytest.mark.req("D3.3")
+@pytest.mark.timeout(300)
+def test_two_processes_whose_leader_is_killed_too_lose_no_update(plane_on: Any, run: Run, tell: Run) -> None:
+    seed = random.randrange(10**6)
+    broken, figures = run(contest(plane_on("latest", 3), 60, seed, kills=True), 280)
+    tell("two owners, leaders killed", "R3", figures, "lost", len(broken))
+    assert broken == []
+    assert figures["leaders killed"] >= 4
+    assert figures["takeovers"] >= 5
 
 
 @pytest.mark.req("D3.3")
@@ -189,24 +230,21 @@ def test_a_lease_unrenewed_for_twice_the_buckets_time_and_its_own_still_refuses_
     async def scenario() -> None:
         await said(old, 1)
         old.send_signal(signal.SIGSTOP)
-        async with holdfast.connect(overlaid.environ) as plane:
-            async with plane.agent(agent_id, wait_s=20) as new:
-                await new.put("theirs", "new")
-                await new.flush()
-                # Nothing is renewed nor released from now on, as if the successor's process had died.
-                await new.lease.stop_renewing()
-                start = time.monotonic()
-                await asyncio.sleep(2 * max(ttl_s, LEASE_S) + 1)
-                left = [entry.key async for entry in plane.home.bucket.entries(f"{agent_id}.>")]
-                assert left == [f"{agent_id}.lease"]
-                old.send_signal(signal.SIGCONT)
-                old.stdin.write("go\n")  # type: ignore[union-attr]
-                old.stdin.flush()  # type: ignore[union-attr]
-                lines = await asyncio.to_thread(told, old)
-                tell("slept", line, f"R{servers}", f"{time.monotonic() - start:.1f} s", lines)
-                new.lease.lost.clear()
-                assert await new.items() == {"shared": "old", "mine": "old", "theirs": "new"}
-                await drained(plane)
+        async with holdfast.connect(overlaid.environ) as plane, plane.agent(agent_id, wait_s=20) as new:
+            await new.put("theirs", "new")
+            await new.flush()
+            # Nothing is renewed nor released from now on, as if the successor's process had died.
+            await new.lease.stop_renewing()
+            start = time.monotonic()
+            await asyncio.sleep(2 * max(ttl_s, LEASE_S) + 1)
+            left = [entry.key async for entry in plane.home.bucket.entries(f"{agent_id}.>")]
+            assert left == [f"{agent_id}.lease"]
+            wake(old)
+            lines = await asyncio.to_thread(told, old)
+            tell("slept", line, f"R{servers}", f"{time.monotonic() - start:.1f} s", lines)
+            new.lease.lost.clear()
+            assert await new.items() == {"shared": "old", "mine": "old", "theirs": "new"}
+            await drained(plane)
         assert [line[0] for line in lines] == ["refused"] * 5 + ["fenced"] * 4
         assert overlaid.rows(agent_id) == {"shared": "old", "mine": "old", "theirs": "new"}
 
@@ -214,6 +252,62 @@ def test_a_lease_unrenewed_for_twice_the_buckets_time_and_its_own_still_refuses_
         run(scenario(), 100)
     finally:
         old.kill()
+
+
+@pytest.mark.req("D3.3", "D3.6")
+@pytest.mark.timeout(200)
+def test_a_lease_is_taken_over_while_the_leader_dies(plane_on: Any, run: Run, tell: Run) -> None:
+    overlaid = plane_on("latest", 3)
+    rounds: list[float] = []
+
+    async def scenario(old: Popen[str], agent_id: str) -> None:
+        await said(old, 1)
+        async with holdfast.connect(overlaid.environ) as plane:
+            leader = await leader_of(plane, overlaid.site.servers)
+            old.send_signal(signal.SIGSTOP)
+            start = time.monotonic()
+            await asyncio.to_thread(leader.kill)
+            try:
+                new = await taken_over(plane, agent_id)
+                await new.put("theirs", 1)
+                rounds.append(round(time.monotonic() - start, 1))
+            finally:
+                await asyncio.to_thread(leader.start)
+            wake(old)
+            lines = await asyncio.to_thread(told, old)
+            assert await new.items() == {"shared": "old", "mine": "old", "theirs": 1}
+            await new.close()
+            await drained(plane)
+        assert [line[0] for line in lines] == ["refused"] * 5 + ["fenced"] * 4
+        assert overlaid.rows(agent_id) == {"shared": "old", "mine": "old", "theirs": 1}
+
+    for _ in range(4):
+        agent_id = str(uuid4())
+        old = overlaid.program("hold", agent_id, "old")
+        try:
+            run(scenario(old, agent_id), 100)
+        finally:
+            old.kill()
+    tell("taken over while the leader dies: seconds from the kill to the first write", rounds)
+
+
+async def taken_over(plane: holdfast.Plane, agent_id: str) -> holdfast.AgentState[Any]:
+    """The agent, as soon as a cluster that elects lets it be taken."""
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            return await plane.agent(agent_id, wait_s=20).__aenter__()
+        except HoldfastError as error:
+            assert error.retryable, error  # noqa: PT017
+            assert time.monotonic() < deadline
+
+
+def wake(program: Popen[str]) -> None:
+    """Let a stopped program go on, and try what it may no longer do."""
+    assert program.stdin is not None
+    program.send_signal(signal.SIGCONT)
+    program.stdin.write("go\n")
+    program.stdin.flush()
 
 
 @pytest.mark.req("D3.3")
@@ -238,9 +332,7 @@ def test_a_holder_with_a_wrong_clock_neither_loses_its_lease_nor_keeps_it_when_i
             async with plane.agent(agent_id, wait_s=10) as agent:
                 waited_s = time.monotonic() - start
                 await agent.put("theirs", 1)
-                holder.send_signal(signal.SIGCONT)
-                holder.stdin.write("go\n")  # type: ignore[union-attr]
-                holder.stdin.flush()  # type: ignore[union-attr]
+                wake(holder)
                 lines = await asyncio.to_thread(told, holder)
                 assert await agent.items() == {"shared": "wrong", "mine": "wrong", "theirs": 1}
         tell(f"clock {offset_s:+} s: taken over after {waited_s:.2f} s", lines)

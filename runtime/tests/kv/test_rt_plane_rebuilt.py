@@ -11,13 +11,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from kv.overlaid import Overlaid, drained, told
 
 import holdfast
 from holdfast.errors import HoldfastError
 from holdfast.kv.entry import Position
 from holdfast.state.keys import FLUSHER_KEY
 from holdfast.state.rebuilt import read_mark
-from kv.overlaid import Overlaid, drained, told
 
 pytestmark = pytest.mark.soak
 Run = Callable[..., Any]
@@ -131,11 +131,12 @@ async def follow(plane: holdfast.Plane) -> None:
             await asyncio.sleep(0.1)
 
 
-async def killed_with(overlaid: Overlaid) -> dict[str, int]:
+async def killed_with(overlaid: Overlaid, *, follows: bool) -> dict[str, int]:
     """The bucket is deleted under its owner's load, and the owner killed with it. Counts of one round."""
     agent_id = str(uuid4())
     async with holdfast.connect(overlaid.environ) as plane:
-        await follow(plane)
+        if follows:
+            await follow(plane)
         taken = record(plane)
         owner = overlaid.program("flood", agent_id)
         try:
@@ -153,25 +154,32 @@ async def killed_with(overlaid: Overlaid) -> dict[str, int]:
             found = await agent.items()
             await agent.put("after", 1, ack="sql")
         await drained(plane)
-        assert overlaid.rows(agent_id) == {**found, "after": 1}
+        rows = overlaid.rows(agent_id)
+        # While nothing follows the bucket, what a flusher read of it may come to the database after its next owner.
+        assert rows == {**found, "after": 1} if follows else rows.keys() >= found.keys() | {"after"}
     not_taken = {key for key, at in written.items() if at not in taken}
-    lost = written.keys() - found.keys()
+    lost = written.keys() - found.keys() - rows.keys()
     assert lost <= not_taken, (len(lost), len(lost - not_taken), len(not_taken))
     return {"acknowledged": len(written), "not taken by the source": len(not_taken), "lost": len(lost)}
 
 
 @pytest.mark.req("D2.5")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("line", "servers"), [("2.12", 1), ("latest", 1), ("latest", 3)])
+@pytest.mark.parametrize(
+    ("line", "servers", "follows"),
+    [("2.12", 1, True), ("latest", 1, True), ("latest", 3, True), ("2.12", 1, False), ("latest", 1, False)],
+)
 def test_with_the_owner_killed_too_at_most_what_the_source_had_not_taken_is_lost(
-    plane_on: Any, run: Run, tell: Run, line: str, servers: int
+    plane_on: Any, run: Run, tell: Run, line: str, servers: int, follows: bool
 ) -> None:
+    """Without ``follows`` each bucket is deleted before the journal follows it: its heads are written directly then."""
     overlaid = plane_on(line, servers)
 
     async def scenario() -> None:
-        rounds = [await killed_with(overlaid) for _ in range(5)]
+        rounds = [await killed_with(overlaid, follows=follows) for _ in range(5)]
         sums = {name: sum(counts[name] for counts in rounds) for name in rounds[0]}
-        tell("rebuilt, owner killed", overlaid.site.server.version, f"R{servers}", {"rounds": len(rounds)} | sums)
+        how = "followed" if follows else "not followed"
+        tell("rebuilt, owner killed", overlaid.site.server.version, f"R{servers}", how, {"rounds": len(rounds)} | sums)
         assert sums["acknowledged"] > 500
 
     run(scenario(), 280)

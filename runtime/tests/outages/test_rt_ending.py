@@ -99,6 +99,7 @@ def test_closing_takes_no_longer_than_an_orchestrator_waits(servers: Servers, aw
             row = {"task_id": str(uuid4()), "task_type": "inference", "task_name": "closing"}
             await plane.work.run("closing", [KvPut("AGENT_CONFIG", f"test.{row['task_id']}", b"1"),
                                              SqlInsert("tasks.queue", row, ["task_id", "task_type"])])  # fmt: skip
+            await asyncio.sleep(0.01)
 
     async def main() -> float:
         async with holdfast.connect(servers.environ, events=True) as plane:
@@ -114,6 +115,7 @@ def test_closing_takes_no_longer_than_an_orchestrator_waits(servers: Servers, aw
         took = time.monotonic() - start
         await asyncio.wait(tasks, timeout=10)
         assert all(task.done() for task in tasks)
+        await asyncio.sleep(0.5)
         assert len(asyncio.all_tasks()) == 1, "tasks are left behind"
         return took
 

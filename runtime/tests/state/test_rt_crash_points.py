@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ def test_a_process_is_killed_at_every_point_there_is() -> None:
     """Here, in tests/work (sagas, two-phase commits) and in tests/data (repositories)."""
     lists = (PUT_POINTS, EDIT_POINTS, RESTORE_POINTS, FORK_POINTS, EMIT_POINTS, SAVE_POINTS)
     exercised = {place for places in lists for place in places} | {place for _, place, _ in EVERY}
+    sys.stdout.write(f"{len(exercised)} points: {', '.join(points.PLACES)}\n")
     assert exercised == set(points.PLACES)
     assert len(points.PLACES) == len(set(points.PLACES))
     assert _reached_in_the_source() == set(points.PLACES)
@@ -118,8 +120,9 @@ def test_a_fork_counts_whole_or_not_at_all_after_a_kill_at(
         # The second one was recorded: it counts, although nobody was told so.
         assert asyncio.run(adopt(small.environ, new)) == {"a": 1, "b": 2}
         assert small_database.values(new) == {"a": 1, "b": 2}
-        told = "SELECT parent_agent_id FROM agents.registry JOIN agents.lifecycle_events USING (agent_id) WHERE agent_id"
-        assert small_database.query(f"{told} = %s AND event_type = 'forked'", new) == [(UUID(agent_id),)]
+        told = "SELECT parent_agent_id FROM agents.registry JOIN agents.lifecycle_events USING (agent_id)"
+        forked = f"{told} WHERE agent_id = %s AND event_type = 'forked'"
+        assert small_database.query(forked, new) == [(UUID(agent_id),)]
 
 
 @pytest.mark.req("E1.4")

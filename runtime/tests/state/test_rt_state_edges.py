@@ -101,9 +101,10 @@ async def put_elsewhere(agent: holdfast.AgentState[Any]) -> str:
 def test_names_and_options_that_do_not_fit_are_refused_before_anything_is_sent(environ: Mapping[str, str]) -> None:
     async def main() -> None:
         async with holdfast.connect(environ) as plane:
-            for wrong in ({"name": "x" * 256}, {"name": ""}, {"name": "\ud800"}, {"type": "x" * 51}, {"type": "a\0"}):
+            wrong: list[dict[str, Any]] = [{"name": "x" * 256}, {"name": ""}, {"name": "\ud800"}, {"type": "x" * 51}]
+            for names in wrong:
                 with pytest.raises(CodecError, match="an agent's"):
-                    plane.agent(uuid4(), **wrong)
+                    plane.agent(uuid4(), **names)
             async with plane.agent(uuid4()) as agent:
                 key: Any
                 for key in (5, None, b"k"):
@@ -212,3 +213,56 @@ def test_a_value_that_is_written_again_unchanged_is_no_event(environ: Mapping[st
             return [json.loads((await subscription.next_msg(timeout=10)).data)["new_value"] for _ in range(2)]
 
     assert asyncio.run(main()) == [1, 2]
+
+
+@pytest.mark.req("D1.5", "D2.3")
+def test_of_an_edit_only_the_key_is_parked_that_the_database_refuses_until_it_is_written_again(
+    environ: Mapping[str, str], database: Database
+) -> None:
+    """Somebody has added a constraint."""
+    told = "SELECT event_data ->> 'state_key', event_data ->> 'code' FROM agents.lifecycle_events WHERE agent_id = %s"
+    once = [("right", "CONSTRAINT_VIOLATION")]
+
+    async def main() -> None:
+        async with holdfast.connect(environ) as plane, plane.agent(uuid4(), Pair) as agent:
+            check = f"agent_id <> '{agent.agent_id}' OR state_key <> 'right' OR state_value <> '-1'"
+            database.query(f"ALTER TABLE agents.state ADD CONSTRAINT edges CHECK ({check}) NOT VALID")
+            async with agent.edit() as pair:
+                pair.left, pair.right = 1, -1
+            async with asyncio.timeout(10):
+                while not database.query(told, agent.agent_id):
+                    await asyncio.sleep(0.05)
+            await agent.put("other", 2, ack="sql")
+            assert database.values(agent.agent_id) == {"left": 1, "other": 2}
+            parked = (await plane.consistency()).parked
+            assert [(each.agent_id, each.state_key) for each in parked] == [(agent.agent_id, "right")]
+            await plane.monitor.repair(agent.agent_id)
+            assert database.query(told, agent.agent_id) == once, "it is told of once"
+            await agent.put("right", 0, ack="sql")
+            assert (await plane.consistency()).parked == ()
+            assert database.values(agent.agent_id) == {"left": 1, "other": 2, "right": 0}
+
+    try:
+        asyncio.run(main())
+    finally:
+        database.query("ALTER TABLE agents.state DROP CONSTRAINT IF EXISTS edges")
+
+
+@pytest.mark.req("D1.5")
+def test_a_message_that_is_not_ours_is_told_of_until_it_is_taken_out_of_the_journal(environ: Mapping[str, str]) -> None:
+    subject = f"$KV.AGENT_STATE.{uuid4()}.state.=ZZ"
+
+    async def main() -> None:
+        async with holdfast.connect(environ) as plane:
+            await plane.nc.jetstream().publish(subject, b"1")
+            async with asyncio.timeout(10):
+                while not (parked := (await plane.consistency()).parked):
+                    await asyncio.sleep(0.05)
+            assert [(each.agent_id, each.state_key) for each in parked] == [(None, subject)]
+            journal = plane.contract.names.flush_stream
+            await plane.nc.jetstream().delete_msg(journal, parked[0].position.revision)
+            async with asyncio.timeout(20):
+                while (await plane.consistency()).parked:
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(main())

@@ -13,6 +13,7 @@ import pytest
 
 import holdfast
 from holdfast.errors import BackPressure, Fenced, HoldfastError
+from holdfast.kv.bucket import Bucket
 from holdfast.state import flush_sql
 from holdfast.state.flusher import Flusher
 from holdfast.state.rebuilt import read_mark
@@ -48,7 +49,8 @@ def test_what_a_killed_flusher_held_is_repaired_long_before_it_is_dealt_out_agai
                 await asyncio.sleep(0.1)
 
     asyncio.run(follow())
-    promised = program(servers.environ, "put", agent_id, "flush.read", "2", "2000").finish()
+    # Each key is written once: whatever the flusher holds when it is killed is the newest of its key.
+    promised = program(servers.environ, "put", agent_id, "flush.read", "1", "5").finish()
 
     async def main() -> None:
         async with holdfast.connect(servers.environ) as plane, plane.agent(agent_id, owned=False) as reader:
@@ -237,6 +239,46 @@ class NoGuard(Writer):
     guard = "true"
 
 
+class NoSubtree(Bucket):
+    """An owner's first write of a key compares with nothing but that there is none."""
+
+    def prepare(self, key: str, value: bytes | None, **options: Any) -> Any:
+        if key.endswith(".state.third"):
+            options |= {"subtree": None, "expect": 0}
+        return super().prepare(key, value, **options)
+
+
+@pytest.mark.req("D1.4", "D3.3")
+@pytest.mark.parametrize(("kind", "holds"), [(Bucket, True), (NoSubtree, False)])
+def test_the_subtree_header_is_what_keeps_an_old_owner_from_a_key_that_its_successor_never_wrote(
+    small: Servers, kind: type[Bucket], holds: bool
+) -> None:
+    agent_id = uuid4()
+
+    async def main() -> None:
+        async with holdfast.connect(small.environ) as one, holdfast.connect(small.environ) as two:
+            one.home.bucket.__class__ = kind
+            old = await one.agent(agent_id).__aenter__()
+            await old.put("k", "old")
+            await old.lease.stop_renewing()
+            async with two.agent(agent_id, wait_s=10) as new:
+                await new.put("other", "new")
+                if holds:
+                    with pytest.raises(Fenced):
+                        await old.put("third", "old")
+                else:
+                    await old.put("third", "old")
+                lease = await two.home.bucket.get(f"{agent_id}.lease")
+                third = await two.home.bucket.get(f"{agent_id}.state.third")
+                assert lease is not None
+                # The invariant: after a takeover nothing is stored that an earlier owner wrote.
+                is_broken = third is not None and third.position > lease.position
+                assert is_broken is not holds
+            await old.close()
+
+    asyncio.run(main())
+
+
 class AcknowledgeFirst(Flusher):
     async def settle(self, batch: Any) -> None:
         await self._acknowledge(batch)
@@ -284,7 +326,12 @@ def test_acknowledging_after_the_commit_is_what_keeps_writes_over_a_dead_databas
                 await asyncio.to_thread(small.kill, "postgres")
                 flusher = kind(plane.nc, plane.contract, home.bucket, home.journal, home.writer)
                 flusher.start()
-                await asyncio.sleep(1 if holds else 4)
+                async with asyncio.timeout(30):
+                    while not flusher.stats.failures:
+                        await asyncio.sleep(0.05)
+                    # What is still in the bucket, the next flusher would find there.
+                    while not holds and await home.bucket.get(f"{agent_id}.state.k") is not None:
+                        await asyncio.sleep(0.1)
                 await flusher.stop(0.1)
             await asyncio.to_thread(small.start)
         async with holdfast.connect(small.environ) as plane:

@@ -282,6 +282,22 @@ def test_an_edit_that_the_database_has_is_finished() -> None:
     assert snapshot.schema == 1
 
 
+def test_what_a_flushed_edit_deletes_is_deleted_where_the_bucket_has_it_still() -> None:
+    record = Edit({"gone": None, "new": None, "never": None}, 1).encode()
+    heads = {
+        EDIT_KEY: Head(record, Position(1, 9)),
+        "gone": Head(b"1", Position(1, 8)),
+        "new": Head(b"1", Position(1, 10)),
+    }
+    snapshot = Snapshot(heads=heads)
+    merge_rows(snapshot, [Row(EDIT_KEY, record, None, Position(1, 9), 1)])
+    finish_edit(snapshot)
+    assert snapshot.unfinished == {"gone": None}
+    snapshot = Snapshot(heads=heads, is_finished=True)
+    finish_edit(snapshot)
+    assert snapshot.unfinished == {}
+
+
 # Messages of the journal -------------------------------------------------------------------------------------
 
 
@@ -291,7 +307,7 @@ def parse(headers: dict[str, str], *, arrived: int = 100, created: int = 50, key
 
 
 def test_what_is_read_from_a_message_of_the_journal() -> None:
-    own = parse({"Holdfast-Incarnation": "40", "Holdfast-Epoch": "40-9"})
+    own = parse({"Holdfast-Epoch": "40-9"})
     assert own is not None
     assert (own.position, own.epoch, own.value) == (Position(40, 17), 9, b"1")
     foreign, earlier = parse({}), parse({}, arrived=49)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -48,6 +49,30 @@ def test_everything_is_there_without_asyncio(environ: Mapping[str, str]) -> None
         with plane.agent(other_id, owned=False) as reader:
             assert reader.get("total") == 5
             assert reader.get("none", None) is None
+
+
+@pytest.mark.req("D13.2", "D4.1", "D6.3", "D7.1")
+def test_all_facets_of_the_plane_are_there_without_asyncio(environ: Mapping[str, str]) -> None:
+    task_id = str(uuid4())
+    with holdfast.sync.connect(environ) as plane, plane.agent(uuid4(), wait_s=5) as agent:
+
+        async def note(connection: Any) -> int:
+            await plane.aio.outbox.add(connection, f"tasks.created.{task_id}", {"task_id": task_id})
+            return 7
+
+        assert plane.transactions.run(note) == 7
+        result = plane.work.run(
+            "test", [holdfast.KvPut.on(agent, "n", 1), holdfast.Emit(f"tasks.updated.{task_id}", {})]
+        )
+        assert (result.outcome, agent.get("n")) == (holdfast.Outcome.SUCCESS, 1)
+        agents = plane.stores.agents()
+        saved = agents.save(holdfast.Agent(uuid4(), "worker", "one"), durability="sql")
+        assert plane.stores.cached_agents(agents).find(saved.agent_id) == saved
+        bucket = plane.stores.bucket(plane.aio.contract.names.config_bucket)
+        bucket.create(f"test.{task_id}", b"1")
+        assert [entry.value for entry in bucket.entries(f"test.{task_id}")] == [b"1"]
+        assert plane.relay.status().waiting >= 0
+        assert plane.health().checks
 
 
 @pytest.mark.req("D1.4")

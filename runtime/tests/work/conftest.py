@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -162,6 +162,28 @@ def open_workshop(servers: Any, environ: Any) -> Callable[[], AbstractAsyncConte
     return lambda: workshop(environ)
 
 
+async def short_lived(environ: Mapping[str, str]) -> Any:
+    """The contract of the plane with leases of a second, after which work counts as left."""
+    import holdfast
+
+    async with holdfast.connect(environ, background=False) as plane:
+        return replace(plane.contract, limits=replace(plane.contract.limits, lease_ttl=1.0))
+
+
+async def on_agent(environ: Mapping[str, str], name: str, ready: Callable[[], None]) -> Any:
+    """The piece of work, and one more key: "step" of the agent ``name`` goes from "old" to "new", as its owner."""
+    import holdfast
+
+    contract = await short_lived(environ)
+    async with (
+        holdfast.connect(environ, contract=contract, background=False) as plane,
+        plane.agent(name, wait_s=5) as agent,
+    ):
+        await agent.put("step", "old")
+        ready()
+        return await plane.work.run("test", [holdfast.KvPut.on(agent, "step", "new"), *steps(name)])
+
+
 async def main(kind: str, place: str, times: int, name: str) -> None:
     from holdfast import points
     from holdfast.work.result import Strategy
@@ -174,6 +196,9 @@ async def main(kind: str, place: str, times: int, name: str) -> None:
         if left == 0 and reached == place:
             os._exit(77)
 
+    if kind == "agent":
+        await on_agent(os.environ, name, lambda: points.set_hook(hook))
+        os._exit(0)
     async with workshop(os.environ) as shop:
         points.set_hook(hook)
         if kind == "two_phase":

@@ -19,6 +19,7 @@ import pytest
 
 from holdfast import points
 from holdfast.errors import HoldfastError
+from holdfast.tasks import end
 from holdfast.work.journal import Journal
 from holdfast.work.result import Outcome
 from holdfast.work.two_phase import TwoPhase
@@ -317,9 +318,10 @@ def test_journals_of_finished_work_go_and_others_stay(open_workshop: Any) -> Non
             assert await forgetting.clean_up() == 2 + 3
             assert await shop.execute("SELECT state::text FROM runtime.sagas") == [("compensation_failed",)]
             assert await unfinished(shop.pools.primary, shop.contract) == {"sagas": 0, "oldest_s": 0.0}
-            forgetting.start()
+            running = asyncio.create_task(forgetting.run())
             await asyncio.sleep(0.2)
-            await forgetting.stop()
+            assert not running.done()
+            await end(running)
 
     asyncio.run(main())
 

@@ -197,8 +197,8 @@ def test_the_strategy_is_an_argument_and_every_call_has_a_correlation_id(open_wo
                 assert await shop.check_whole(name) == "all"
                 seen.add(result.correlation_id)
             assert len(seen) == len(Strategy)
+            coordinator.two_phase = None
             with pytest.raises(Unsupported):
-                coordinator.two_phase = None
                 await coordinator.run("test", [], strategy=Strategy.TWO_PHASE_COMMIT)
             await coordinator.close()
 
