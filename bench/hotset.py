@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import resource
+import gc
 import statistics
 import time
+import tracemalloc
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -183,7 +184,6 @@ async def _handles(plane: Plane, connected: Connected, table: Table) -> None:
     await busy.__aenter__()
     alone = await _busy(busy)
     quiet = await _cpu(3.0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     gate = asyncio.Semaphore(32)
 
     async def opened(agent_id: UUID) -> AgentState[object]:
@@ -193,14 +193,17 @@ async def _handles(plane: Plane, connected: Connected, table: Table) -> None:
             await agent.put("k", 1)
             return agent
 
+    tracemalloc.start()
     agents = await asyncio.gather(*map(opened, ids))
     await asyncio.gather(*(agent.flush() for agent in agents))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    gc.collect()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     # Longer than a third of the lease's time, in which each is renewed once.
     idle = await _cpu(connected.contract.limits.lease_ttl / 3 + 1) - quiet
     crowded = await _busy(busy)
     await asyncio.gather(*(agent.close() for agent in (*agents, busy)))
-    table.note("memory of an open handle with one key", f"{grown / _MANY:8.1f} KiB")
+    table.note("memory of an open handle with one key", f"{grown / _MANY / 1024:8.1f} KiB")
     table.note("processor time of an idle handle", f"{idle / _MANY * 1e6:8.1f} µs for each second")
     table.ratio(f"put beside {_MANY:,} idle handles ÷ alone, p50", [(crowded, alone)])
 

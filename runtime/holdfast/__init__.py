@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from holdfast.events.inbox import Told as Told
     from holdfast.events.inbox import events_of as events_of
     from holdfast.events.outbox import Event as Event
+    from holdfast.events.triggers import TaskRow as TaskRow
+    from holdfast.events.triggers import heartbeat_event as heartbeat_event
+    from holdfast.events.triggers import lifecycle_event as lifecycle_event
+    from holdfast.events.triggers import task_event as task_event
     from holdfast.health import HealthLimits as HealthLimits
     from holdfast.health import HealthMonitor as HealthMonitor
     from holdfast.health import HealthReport as HealthReport
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from holdfast.kv.entry import Position as Position
     from holdfast.merge.crdt import Document as Document
     from holdfast.merge.strategies import Resolver as Resolver
-    from holdfast.merge.strategies import Strategy as MergeStrategy  # noqa: F401 - an alias of its own
+    from holdfast.merge.strategies import Strategy as _MergeStrategy
     from holdfast.plane import Plane as Plane
     from holdfast.plane import connect as connect
     from holdfast.registry import Agent as Agent
@@ -61,6 +65,8 @@ if TYPE_CHECKING:
     from holdfast.work.steps import SqlInsert as SqlInsert
     from holdfast.work.steps import SqlUpdate as SqlUpdate
     from holdfast.work.steps import Step as Step
+
+    MergeStrategy = _MergeStrategy  # an import under another name would not be exported
 
 __version__ = "0.1.0"
 
@@ -104,6 +110,7 @@ _HOMES = {
     "Step": "work.steps",
     "StorageLayer": "router",
     "Strategy": "work.result",
+    "TaskRow": "events.triggers",
     "Told": "events.inbox",
     "TransactionContext": "sql.transactions",
     "TransactionResult": "sql.transactions",
@@ -112,7 +119,10 @@ _HOMES = {
     "connect": "plane",
     "events_of": "events.inbox",
     "get_many": "batch",
+    "heartbeat_event": "events.triggers",
+    "lifecycle_event": "events.triggers",
     "put_many": "batch",
+    "task_event": "events.triggers",
     "upcaster": "state.schema",
 }
 #: Names that are others where they are made.

@@ -162,7 +162,7 @@ class HealthMonitor:
             self._plane.keep(self._task)
 
     async def stop(self) -> None:
-        """Check no more; the last report stays."""
+        """Let the round at hand end, and check no more; the last report stays."""
         task, self._task = self._task, None
         if task is not None:
             await end(task)
@@ -183,9 +183,11 @@ class HealthMonitor:
         return report
 
     async def _run(self) -> None:
+        from holdfast.kv.link import finish
+
         while True:
             try:
-                await self.look()
+                await finish(self.look())  # to cut a check off costs connections
             except Exception:
                 _log.exception("the health of the plane could not be checked, and is tried again")
             await asyncio.sleep(self._interval_s)

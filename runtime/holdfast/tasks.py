@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
+T = TypeVar("T")
 #: Long enough for psycopg to cancel its statement: a second cancellation would cut that short, with a warning.
 _AGAIN_S: Final = 0.5
 
@@ -23,3 +25,13 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each gives. Of a cancellation, unlike with ``asyncio.gather``, none is left behind that still runs.
+
+    Raises ExceptionGroup.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+    return [task.result() for task in tasks]

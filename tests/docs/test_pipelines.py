@@ -78,7 +78,7 @@ def comments() -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 @pytest.mark.req("B3.1")
-@pytest.mark.parametrize("name", [GITHUB, GITLAB])
+@pytest.mark.parametrize("name", [GITHUB, pytest.param(GITLAB, marks=pytest.mark.soak)])  # the same commands but one
 def test_every_command_of_an_example_runs(
     name: str, tmp_path: Path, pg_database: dict[str, Any], nats_url: str, comments: tuple[str, Any]
 ) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ HOW_TO = ROOT / "docs" / "how-to"
 TOLD = {
     "python agent.py": r"'city': 'Lisbon'",
     "python owner.py & python successor.py": r"owner has it(?s:.*)successor has it, and reads Porto",
+    "python service.py > service.log & until grep -qs ready service.log; do sleep 0.1; done; kill -TERM $!; wait $!;"
+    " cat service.log": r"^ready\nflushed, and the lease is free\n$",
     "python back.py": r"Porto Faro\nbooked 2",
     "python task.py": r"^$",
     "python consumer.py": r"handled 0c8d0a51\S+\nall handled",
@@ -26,7 +29,7 @@ TOLD = {
     "python watch.py": r"^city Evora\ncity Beja\n$",
     "python health.py": r"^(healthy|degraded) (?s:.*)Consistency\(lag_ms=",
     "python blocking.py": r"\['TP 573', 'TP 573', 'CP 182'\]",
-    "python shared.py": r"^\d+ agents\n$",
+    "python shared.py": r"^\[.*'5b9f2a60-.*\]\n$",
     "python rename.py": r"^Faro\n$",
 }
 
@@ -70,7 +73,6 @@ def test_the_ten_lines_of_the_readme(project: Path) -> None:
     [script] = [text for text in blocks(page, "sh") if name in text]
     done = run(project, script)
     assert done.stdout == "{'city': 'Lisbon', 'nights': 1, 'paid': True}\n"
-    assert done.stderr == ""
     [shown] = blocks((ROOT / "runtime" / "README.md").read_text(), "python")
     assert program == f"# {name}\n{shown}", "PyPI's page shows other lines"
 
@@ -98,11 +100,10 @@ def test_the_programs_of_the_tutorial_do_what_it_says(project: Path) -> None:
 
 @pytest.mark.req("D9.1", "J2.1")
 def test_the_table_of_variables_is_what_the_library_reads() -> None:
-    from holdfast import settings
-
+    settings = import_module("holdfast.settings")
     page = (HOW_TO / "runtime-limits.md").read_text()
     rows = re.findall(r"^\| `([A-Z][A-Z_]+)` \| ([^|]*) \|", page, re.MULTILINE)
-    source = Path(settings.__file__).read_text()
+    source = (ROOT / "runtime" / "holdfast" / "settings.py").read_text()
     read = re.findall(r'read\("([A-Z_]+)"', source)
     assert sorted(name for name, _ in rows) == sorted(read)
     told = {name: default.strip("` ") for name, default in rows}
@@ -118,11 +119,9 @@ def test_the_table_of_variables_is_what_the_library_reads() -> None:
 
 @pytest.mark.req("J2.1")
 def test_the_figures_of_the_page_about_limits_are_those_of_the_code() -> None:
-    from holdfast.kv.bucket import OLDEST_SERVER
-    from holdfast.state import keys, lag
-
+    bucket, keys, lag = (import_module(f"holdfast.{name}") for name in ("kv.bucket", "state.keys", "state.lag"))
     page = (HOW_TO / "runtime-limits.md").read_text()
-    assert f"nats-server {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]}" in page
+    assert f"nats-server {bucket.OLDEST_SERVER[0]}.{bucket.OLDEST_SERVER[1]}" in page
     assert f"1 to {keys.MAX_LENGTH} characters" in page
     assert f"begin with `{keys.RESERVED}`" in page
     assert (lag.SLOW_FROM, lag.REFUSE_FROM) == (0.5, 0.75)

@@ -79,7 +79,7 @@ async def _ask(url: str, creds: Path, subject: str) -> Json:
         await client.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def stacks(server_root: Path) -> Iterator[Stacks]:
     """Both stacks, made and brought up side by side."""
     operator = Operator()
@@ -108,17 +108,26 @@ def essence(stack: Stack) -> dict[str, Any]:
     return {address: (found["inputs"], found["outputs"]) for address, found in stack.resources().items()}
 
 
-@pytest.mark.req("B3.2")
-def test_a_second_up_of_either_has_nothing_to_do(stacks: Stacks) -> None:
+@pytest.mark.req("A4.9", "B3.2", "B3.3")
+@pytest.mark.timeout(400)
+def test_two_stacks_of_one_backend_keep_apart(stacks: Stacks) -> None:
+    """One test, for two workers would make the stacks twice."""
+    a_second_up_of_either_has_nothing_to_do(stacks)
+    for env in TEMPLATES:
+        each_stack_has_the_templates_of_its_environment(stacks, env)
+    each_stack_has_the_sizes_of_its_environment(stacks)
+    no_stack_holds_a_secret(stacks)
+    neither_stack_touches_the_other(stacks)
+
+
+def a_second_up_of_either_has_nothing_to_do(stacks: Stacks) -> None:
     with ThreadPoolExecutor() as pool:
         assert all(result.is_unchanged for result in pool.map(Stack.up, stacks))
         assert all(result.is_unchanged for result in pool.map(Stack.refresh, stacks))
     assert all(stack.plan_is_empty() for stack in stacks)
 
 
-@pytest.mark.req("A4.9", "B3.2")
-@pytest.mark.parametrize("env", TEMPLATES)
-def test_each_stack_has_the_templates_of_its_environment(stacks: Stacks, env: str) -> None:
+def each_stack_has_the_templates_of_its_environment(stacks: Stacks, env: str) -> None:
     top, bottom, jetstream, acquire = TEMPLATES[env]
     found = contract(getattr(stacks, env))
     assert (found["plane"], found["env"]) == ("agents", env)
@@ -128,8 +137,7 @@ def test_each_stack_has_the_templates_of_its_environment(stacks: Stacks, env: st
     assert {pool["acquire_timeout"] for pool in found["pools"].values()} == {acquire * SECOND}
 
 
-@pytest.mark.req("B3.2")
-def test_each_stack_has_the_sizes_of_its_environment(stacks: Stacks) -> None:
+def each_stack_has_the_sizes_of_its_environment(stacks: Stacks) -> None:
     ask = requester(stacks.dev.url)
     development = ask("$JS.API.STREAM.INFO.TASK_EXECUTION")["config"]
     staging = stacks.staging.stream("TASK_EXECUTION")["config"]
@@ -139,8 +147,7 @@ def test_each_stack_has_the_sizes_of_its_environment(stacks: Stacks) -> None:
     assert "placement" not in development
 
 
-@pytest.mark.req("B3.3")
-def test_no_stack_holds_a_secret(stacks: Stacks) -> None:
+def no_stack_holds_a_secret(stacks: Stacks) -> None:
     secrets = stacks.dev.secrets | stacks.staging.secrets
     assert len(secrets) >= 10
     files = [path for path in (stacks.dev.root / "state").rglob("*") if path.is_file()]
@@ -151,8 +158,7 @@ def test_no_stack_holds_a_secret(stacks: Stacks) -> None:
         assert not [s for s in secrets if s in told]
 
 
-@pytest.mark.req("B3.2")
-def test_neither_stack_touches_the_other(stacks: Stacks) -> None:
+def neither_stack_touches_the_other(stacks: Stacks) -> None:
     dev, staging = stacks
     assert contract(dev)["digest"] != contract(staging)["digest"]
     assert staging.stream("KV_HOLDFAST")["state"]["messages"]

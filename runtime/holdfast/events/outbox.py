@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from holdfast.contract import Contract
+    from holdfast.events.triggers import Source
 
 #: Set by the relay itself; nobody else may.
 MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -51,6 +52,7 @@ class Outbox:
     """Writes events. One for each plane; it holds no connection."""
 
     def __init__(self, contract: Contract) -> None:
+        self._names = contract.names
         self._insert = insert_statement(contract.names.outbox_table)
         self._streams = Streams.of(contract)
 
@@ -76,24 +78,37 @@ class Outbox:
         return (await self.add_many(connection, [Event(subject, payload, named)]))[0]
 
     async def add_many(
-        self,
-        connection: AsyncConnection[Any],
-        events: Iterable[Event],
-        *,
-        batch: bool = False,
-        unless_trigger: tuple[str, str] | None = None,
+        self, connection: AsyncConnection[Any], events: Iterable[Event], *, batch: bool = False
     ) -> list[UUID]:
         """Note events in this order, with one statement. Returns the ids of their messages.
 
         ``batch`` lets events of one subject leave as one message that lists them, or as few as its stream takes;
-        ``holdfast.events_of`` reads them. ``unless_trigger`` names a table and a trigger: where that trigger is on, it
-        tells of the table's changes, and nothing is noted here (the ids are then none). Errors as for ``add``.
+        ``holdfast.events_of`` reads them. Errors as for ``add``.
         """
+        return await self._note(connection, events, batch, None)
+
+    async def announce(
+        self, connection: AsyncConnection[Any], source: Source, events: Iterable[Event | None], *, batch: bool = False
+    ) -> list[UUID]:
+        """Note what tells of changes of a table, made in the same transaction, unless the table's trigger tells of it.
+
+        ``source`` is the table, see ``holdfast.events.triggers``, which also makes the events; None is no event. The
+        rest as for ``add_many``; nothing is returned where the trigger is on.
+        """
+        from holdfast.events.triggers import TRIGGERS, table_of
+
+        given = [event for event in events if event is not None]
+        return await self._note(connection, given, batch, (table_of(self._names, source), TRIGGERS[source]))
+
+    async def _note(
+        self, connection: AsyncConnection[Any], events: Iterable[Event], batch: bool, unless: tuple[str, str] | None
+    ) -> list[UUID]:
+        """``unless`` names a table and its trigger: where that is on, nothing is noted."""
         rows = [_row(event, self._streams) for event in (batched(events, self._streams) if batch else events)]
         if not rows:
             return []
         _require_transaction(connection)
-        table, trigger = unless_trigger or (None, None)
+        table, trigger = unless or (None, None)
         columns = [list(column) for column in zip(*rows, strict=True)]
         points.reach("outbox.adding")
         cursor = await connection.execute(self._insert, [*columns, table, trigger])

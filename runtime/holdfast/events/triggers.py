@@ -1,8 +1,8 @@
 """What a change of a table is called and says, and which tables tell of themselves.
 
 By default the library notes events with what it writes. For tables that others write there are declared triggers
-(``specs/runtime.yaml``), off until an environment turns one on; they say the same. Where one is on, ``announce`` leaves
-the table to it: never both. Turn them on and off while nobody writes the table.
+(``specs/runtime.yaml``), off until an environment turns one on; they say the same. Where one is on,
+``Outbox.announce`` leaves the table to it: never both. Turn them on and off while nobody writes the table.
 
 Rules: a change of state is a change of its value. Setting a tombstone is the deletion; a touched row or a new version
 with the old value is no change. A task is told of when it is made, changes its status, or goes: one that had not ended
@@ -11,12 +11,12 @@ is then cancelled, one that had is updated to no status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
-from holdfast.events.outbox import Event, Outbox, encode
+from holdfast.events.outbox import Event, encode
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -147,21 +147,6 @@ def heartbeat_event(agent_id: UUID | str, status: str, at: float) -> Event:
     """The event of an agent's sign of life."""
     payload = {"agent_id": str(agent_id), "status": status, "timestamp": at}
     return Event(f"agents.heartbeat.{agent_id}", payload)
-
-
-async def announce(
-    outbox: Outbox,
-    connection: AsyncConnection[Any],
-    contract: Contract,
-    source: Source,
-    events: Sequence[Event | None],
-) -> list[UUID]:
-    """Note events of a table after it was written, in the same transaction, unless its trigger does.
-
-    Gives the ids of what was noted. Errors as for ``Outbox.add``.
-    """
-    given = [event for event in events if event is not None]
-    return await outbox.add_many(connection, given, unless_trigger=(table_of(contract.names, source), TRIGGERS[source]))
 
 
 async def modes(connection: AsyncConnection[Any], contract: Contract) -> dict[Source, Literal["library", "trigger"]]:

@@ -20,7 +20,7 @@ from holdfast.sql.metrics import Health, Lag, PoolMetrics
 from holdfast.sql.pool import Pool
 from holdfast.sql.primary import Primary
 from holdfast.sql.sources import Dialler, Nowhere, Source, ToAny, ToPrimary, prober
-from holdfast.tasks import end
+from holdfast.tasks import end, together
 
 _LOG = logging.getLogger("holdfast.pools")
 #: Pools whose name begins with this serve reads that may lag.
@@ -167,9 +167,9 @@ class Pools:
 
     async def check(self) -> list[Health]:
         """Ask every server now."""
-        checked = await asyncio.gather(*(pool.check() for pool in self.named.values()))
+        checked = await together(pool.check() for pool in self.named.values())
         self._measure_lag()
-        return list(checked)
+        return checked
 
     def _named(self, name: str) -> Pool:
         found = self.named.get(name)
@@ -193,12 +193,12 @@ class Pools:
 
     async def _round(self, rounds: int) -> None:
         if rounds % _LOOK_EVERY == 0:
-            await asyncio.gather(*(p.look() for p in self._primaries.values() if len(p.places) > 1))
+            await together(p.look() for p in self._primaries.values() if len(p.places) > 1)
         before = {name: pool.health.healthy for name, pool in self.named.items()}
         for health in await self.check():
             if health.healthy != before[health.name]:
                 _LOG.warning("pool %s %s", health.name, "is well again" if health.healthy else f"fails: {health.error}")
-        await asyncio.gather(*(pool.maintain() for pool in self.named.values()))
+        await together(pool.maintain() for pool in self.named.values())
         if rounds % _ADAPT_EVERY == _ADAPT_EVERY - 1:
             for pool in self.named.values():
                 pool.adapt()

@@ -19,6 +19,7 @@ from holdfast.errors import ConnectionFailed, HoldfastError
 from holdfast.sql.connection import Connection
 from holdfast.sql.endpoints import Place
 from holdfast.sql.failures import is_lost
+from holdfast.tasks import together
 
 _LOG = logging.getLogger("holdfast.pools")
 _PROBE_S = 3.0
@@ -113,7 +114,7 @@ class Primary:
                 self.admit(*best)
 
     async def _best(self) -> tuple[Place, Standing] | None:
-        answers = await asyncio.gather(*(self._ask(place) for place in self.places))
+        answers = await together(self._ask(place) for place in self.places)
         found = [
             (place, standing)
             for place, standing in zip(self.places, answers, strict=True)

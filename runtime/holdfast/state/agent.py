@@ -248,7 +248,7 @@ class AgentState(AgentCore, Generic[M]):
         """Go back to a checkpoint, by id or by the newest of that name, in bucket and database.
 
         An event ``rolled_back`` is noted with it. When this raises OperationTimeout, the bucket has gone back, and the
-        database follows. Raises NotFound.
+        database follows. Raises NotFound; CodecError where what changes does not fit into one message of NATS.
         """
         found, values, schema = await checkpoints.load(self._home, self.agent_id, which)
         await self.hydrate()
@@ -270,7 +270,8 @@ class AgentState(AgentCore, Generic[M]):
         """Give a new agent this one's state, and this one to it as its parent unless it has one. Returns its id.
 
         An event ``forked`` is noted with it. It counts whole or not at all; when this raises OperationTimeout, the
-        bucket has it, and the database follows. Raises DuplicateKey when the other has a state of its own; LeaseHeld.
+        bucket has it, and the database follows. Raises DuplicateKey when the other has a state of its own; LeaseHeld;
+        CodecError where the state does not fit into one message of NATS.
         """
         await self.hydrate()
         await self._register()

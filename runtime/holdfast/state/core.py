@@ -41,6 +41,8 @@ _log = logging.getLogger("holdfast.state")
 FLUSH_S: Final = 30.0
 _POLL_S: Final = 0.25
 _REGISTER_S: Final = 2.0
+#: Room for the headers of a write beside its value.
+_HEADERS_BYTES: Final = 4096
 #: What is unflushed for so long may have been flushed by another process.
 _LATE_S: Final = 1.0
 
@@ -338,8 +340,13 @@ class AgentCore:
     async def commit_edit(self, edit: Edit, what: str = "edit") -> dict[str, Position]:
         """Write a record, then its keys. The caller holds the lock, and lets nobody cancel this."""
         positions = {}
+        data = edit.encode()
+        if len(data) > self._home.bucket.link.client.max_payload - _HEADERS_BYTES:
+            raise CodecError(
+                f"the {what} changes {len(data)} bytes, and must fit into one message of NATS: raise its max_payload"
+            )
         try:
-            record = await self._commit(EDIT_KEY, self._bucket_key(EDIT_KEY, internal=True), edit.encode(), None)
+            record = await self._commit(EDIT_KEY, self._bucket_key(EDIT_KEY, internal=True), data, None)
             positions[EDIT_KEY] = record
             self.schema = edit.schema
             reach(f"{what}.recorded")

@@ -266,15 +266,16 @@ class Flusher:
 
     async def _park(self, change: Change, error: HoldfastError) -> set[tuple[UUID, str]]:
         """Keep one row aside, unless what the database has of it is newer anyway."""
-        if change.row not in self.parked:
-            _log.error("the value of %r of agent %s cannot be written: %s", change.state_key, change.agent_id, error)
+        is_new = change.row not in self.parked
         parked = Parked(change.agent_id, change.state_key, change.position, error.code, str(error))
         self.parked[change.row] = parked
         await self.recheck()
         if change.row not in self.parked:
             return set()
-        with contextlib.suppress(HoldfastError):
-            await self._writer.tell_parked(parked)
+        if is_new:
+            _log.error("the value of %r of agent %s cannot be written: %s", change.state_key, change.agent_id, error)
+            with contextlib.suppress(HoldfastError):
+                await self._writer.tell_parked(parked)
         return {change.row}
 
     def _unpark(self, positions: Mapping[tuple[UUID, str], Position]) -> None:

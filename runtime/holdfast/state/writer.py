@@ -12,7 +12,7 @@ from uuid import UUID
 from holdfast.errors import ConfigurationError, ConstraintViolation
 from holdfast.events.limited import limited
 from holdfast.events.outbox import Event, Outbox, Streams
-from holdfast.events.triggers import LARGEST_BYTES, TRIGGERS, StateRow, lifecycle_event, state_event
+from holdfast.events.triggers import LARGEST_BYTES, StateRow, lifecycle_event, state_event
 from holdfast.kv.entry import CORRELATION, Position
 from holdfast.state import flush_sql
 from holdfast.state.edits import Edit
@@ -125,10 +125,7 @@ class Writer:
                 await connection.execute(self._descent, [event["data"]["from_agent_id"], record.agent_id])
         if self._outbox:
             told = [self._event(c, before.get(c.row), moved[c.row]) for c in changes if _is_told(c, moved)]
-            events = [event for event in told if event is not None]
-            await self._outbox.add_many(
-                connection, events, batch=self._batch, unless_trigger=(self._table, TRIGGERS["state"])
-            )
+            await self._outbox.announce(connection, "state", told, batch=self._batch)
 
     async def tell_parked(self, parked: Parked) -> None:
         """Note in the agent's life that the database refuses a write of it, unless that is there already."""
@@ -149,7 +146,7 @@ class Writer:
         row = await cursor.fetchone()
         if self._outbox and self._outbox.takes(f"agents.lifecycle.{agent_id}") and row is not None:
             event = lifecycle_event(agent_id, row[0], kind, row[1], event_data=data)
-            await self._outbox.add_many(connection, [event], unless_trigger=(self._life_table, TRIGGERS["lifecycle"]))
+            await self._outbox.announce(connection, "lifecycle", [event])
 
     def _event(self, change: Change, old: StateRow | None, version: int) -> Event | None:
         value = None if change.value is None else json.loads(change.value)

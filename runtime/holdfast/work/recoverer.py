@@ -103,6 +103,8 @@ class Recoverer:
                         await self._inbox.clean_up()
             except HoldfastError as error:
                 _log.warning("left work could not be looked after: %s", error)
+            except Exception:  # a fault of ours must not leave everybody's work undone
+                _log.exception("looking after left work failed and goes on")
             await asyncio.sleep(self._period_s)
 
 

@@ -88,9 +88,7 @@ def test_two_handlers_of_one_message_at_once(open_plane: Any) -> None:
     assert not asyncio.run(main(False))
 
 
-def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(
-    open_plane: Any, environ: Mapping[str, str]
-) -> None:
+def test_a_note_outside_a_transaction_is_refused_and_old_notes_go(open_plane: Any, environ: Mapping[str, str]) -> None:
     async def main() -> None:
         async with open_plane() as plane:
             inbox = Inbox(plane.contract, "test", plane.pools.primary)

@@ -17,7 +17,6 @@ from holdfast.events.triggers import (
     TRIGGERS,
     StateRow,
     TaskRow,
-    announce,
     heartbeat_event,
     lifecycle_event,
     modes,
@@ -262,7 +261,7 @@ def test_never_both_tell_of_a_table(open_plane: Any, servers: Any, agent_id: str
                     [agent_id, str(value)],
                 )
                 event = state_event(agent_id, "k", None, StateRow(value, 1), 0)
-                await announce(Outbox(plane.contract), connection, plane.contract, "state", [event, None])
+                await Outbox(plane.contract).announce(connection, "state", [event, None])
             found = (await modes(connection, plane.contract))["state"]
         return [found, len(await _noted(plane))]
 
@@ -281,6 +280,6 @@ def test_announcing_needs_the_transaction_of_the_change(open_plane: Any) -> None
         async with open_plane() as plane, plane.pools.primary.connection() as connection:
             event = heartbeat_event(str(uuid4()), "active", 0)
             with pytest.raises(ConfigurationError):
-                await announce(Outbox(plane.contract), connection, plane.contract, "heartbeat", [event])
+                await Outbox(plane.contract).announce(connection, "heartbeat", [event])
 
     asyncio.run(main())

@@ -20,6 +20,7 @@ class Line:
         self.port = 0
         self._listener: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         await self.mend()
@@ -40,40 +41,32 @@ class Line:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        self._writers.add(writer)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             far_reader, far_writer = await asyncio.open_connection(*self._server)
-            ways = [
-                asyncio.ensure_future(_pump(reader, far_writer)),
-                asyncio.ensure_future(self._slowly(far_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-                far_writer.transport.abort()
-        writer.transport.abort()
+            self._writers.add(far_writer)
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer, is_answer=True))
 
-    async def _slowly(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool = False
+    ) -> None:
         while piece := await reader.read(_CHUNK):
-            await asyncio.sleep(self.delay_s)
-            while self.is_mute:
+            if is_answer:
+                await asyncio.sleep(self.delay_s)
+            while is_answer and self.is_mute:
                 await asyncio.sleep(0.01)
             writer.write(piece)
             await writer.drain()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(_CHUNK):
-        writer.write(piece)
-        await writer.drain()
+        writer.transport.abort()  # the other way ends with it
 
 
 def to_postgres(environ: Mapping[str, str]) -> Line:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kv.overlaid import Overlaid, overlay
+from kv.overlaid import LEASE_S, Overlaid, overlay
 
 from holdfast.contract import BucketSpec
 from holdfast.kv.bucket import Bucket
@@ -295,10 +295,11 @@ def plane_on(site_of: Callable[..., Site], make_plane: Callable[..., Any]) -> Ca
     """Give a whole plane over the NATS servers of a release line; made once for each session and setting."""
     planes: dict[tuple[Any, ...], Overlaid] = {}
 
-    def plane(line: str = "latest", servers: int = 1, *, ttl_s: int = 1800) -> Overlaid:
-        which = (line, servers, ttl_s)
+    def plane(line: str = "latest", servers: int = 1, *, ttl_s: int = 1800, lease_s: float = LEASE_S) -> Overlaid:
+        which = (line, servers, ttl_s, lease_s)
         if which not in planes:
-            planes[which] = overlay(site_of(line, servers, f"-plane-{ttl_s}"), make_plane, ttl_s)
+            site = site_of(line, servers, f"-plane-{ttl_s}-{lease_s}")
+            planes[which] = overlay(site, make_plane, ttl_s, lease_s)
         return planes[which]
 
     return plane

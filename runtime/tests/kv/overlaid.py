@@ -67,7 +67,7 @@ async def drained(plane: Plane, within_s: float = 60) -> None:
         await asyncio.sleep(0.1)
 
 
-def overlay(site: Any, make_plane: Callable[..., Any], ttl_s: int) -> Overlaid:
+def overlay(site: Any, make_plane: Callable[..., Any], ttl_s: int, lease_s: float) -> Overlaid:
     """Apply the plane's specs to the servers of ``site``; ``ttl_s`` is that of the state bucket."""
     replicas = f"replicas: {site.replicas}"
     urls = [server.url for server in site.servers]
@@ -83,7 +83,7 @@ def overlay(site: Any, make_plane: Callable[..., Any], ttl_s: int) -> Overlaid:
         streams, buckets = text.split("  buckets:")
         buckets = buckets.replace("AGENT_STATE: {replicas: 1", f"AGENT_STATE: {{ttl: {ttl_s}s, {replicas}")
         text = f"{streams}  buckets:{buckets}".replace(
-            "  runtime:\n", f"  runtime:\n    lease_ttl: {LEASE_S * 1000:g}ms\n"
+            "  runtime:\n", f"  runtime:\n    lease_ttl: {lease_s * 1000:g}ms\n"
         )
         path.write_text(text)
 

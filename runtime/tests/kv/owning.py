@@ -15,7 +15,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
 from typing import Any
 
@@ -134,17 +134,24 @@ async def hold(agent_id: str, name: str, offset_s: str = "0") -> None:
         for key in ("shared", "mine", "theirs", "never-written", "another"):
             # What this process has learnt already is forgotten: the bucket itself has to refuse.
             agent.lease.lost.clear()
-            try:
-                await agent.put(key, "late")
-                say("written", key, now=True)
-            except Fenced:
-                say("refused", key, now=True)
-        for what in (agent.get("mine"), agent.items(), agent.delete("mine"), agent.update("mine", str)):
-            try:
-                await what
-                say("answered", now=True)
-            except Fenced:
-                say("fenced", now=True)
+            say("refused" if await is_fenced(lambda key=key: agent.put(key, "late")) else "written", key, now=True)
+        for what in (
+            lambda: agent.get("mine"), agent.items, lambda: agent.delete("mine"), lambda: agent.update("mine", str)
+        ):  # fmt: skip
+            say("fenced" if await is_fenced(what) else "answered", now=True)
+
+
+async def is_fenced(act: Callable[[], Awaitable[Any]]) -> bool:
+    """Whether it is refused for good; what a cluster that elects cannot answer is tried again."""
+    while True:
+        try:
+            await act()
+        except Fenced:
+            return True
+        except HoldfastError as error:
+            assert error.retryable, error  # noqa: PT017
+        else:
+            return False
 
 
 async def flood(agent_id: str) -> None:

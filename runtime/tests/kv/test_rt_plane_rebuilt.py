@@ -22,6 +22,8 @@ from holdfast.state.rebuilt import read_mark
 pytestmark = pytest.mark.soak
 Run = Callable[..., Any]
 _KEYS = 20
+#: Longer than three servers take to elect the leader of a new bucket: an owner whose lease ran out is fenced.
+_LEASE_S = 20
 
 
 async def config_of(nc: Any) -> dict[str, Any]:
@@ -101,7 +103,7 @@ async def rebuilt_under(overlaid: Overlaid, rounds: int, tell: Run) -> None:
 def test_a_bucket_rebuilt_under_load_loses_nothing_while_its_owners_live(
     plane_on: Any, run: Run, tell: Run, line: str, servers: int
 ) -> None:
-    run(rebuilt_under(plane_on(line, servers), 5, tell), 280)
+    run(rebuilt_under(plane_on(line, servers, lease_s=_LEASE_S), 5, tell), 280)
 
 
 def record(plane: holdfast.Plane) -> set[Position]:
@@ -173,7 +175,7 @@ def test_with_the_owner_killed_too_at_most_what_the_source_had_not_taken_is_lost
     plane_on: Any, run: Run, tell: Run, line: str, servers: int, follows: bool
 ) -> None:
     """Without ``follows`` each bucket is deleted before the journal follows it: its heads are written directly then."""
-    overlaid = plane_on(line, servers)
+    overlaid = plane_on(line, servers, lease_s=_LEASE_S)
 
     async def scenario() -> None:
         rounds = [await killed_with(overlaid, follows=follows) for _ in range(5)]

@@ -209,7 +209,8 @@ class Load:
         for _, payload in await messages(self.plane, "AGENT_STATE", f"agents.state.{agent_id}"):
             seen.setdefault(payload["state_key"], []).append(payload["version"])
         # Each version of a row is one committed change, which has one event.
-        assert seen == {key: list(range(1, version + 1)) for key, (_, version) in rows.items()}
+        wanted = {key: list(range(1, version + 1)) for key, (_, version) in rows.items()}
+        assert seen == wanted, "events of state are lost, there twice or out of order"
         return sum(map(len, seen.values()))
 
     async def _check_events(self) -> None:

@@ -203,6 +203,23 @@ def test_checkpoints_restores_and_forks_are_told_of(environ: Mapping[str, str], 
     assert database.query("SELECT parent_agent_id FROM agents.registry WHERE agent_id = %s", new_id) == [(agent_id,)]
 
 
+@pytest.mark.req("D11.3")
+def test_a_restore_of_more_than_nats_takes_at_once_is_refused_as_a_whole(environ: Mapping[str, str]) -> None:
+    async def main() -> None:
+        async with holdfast.connect(environ) as plane, plane.agent(uuid4()) as agent:
+            size = plane.nc.max_payload // 3
+            for key in "abcd":
+                await agent.put(key, key * size)
+            await agent.checkpoint("large")
+            for key in "abcd":
+                await agent.put(key, 0)
+            with pytest.raises(CodecError, match=r"the restore changes .* raise its max_payload"):
+                await agent.restore("large")
+            assert await agent.items() == dict.fromkeys("abcd", 0)
+
+    asyncio.run(main())
+
+
 @pytest.mark.req("E1.1", "E1.5")
 def test_a_value_that_is_written_again_unchanged_is_no_event(environ: Mapping[str, str]) -> None:
     async def main() -> list[Any]:
