@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.kv.entry import Position
 
 POLLING_MS, WOKEN_MS, LAG_MS, IMPORT_MS, CONNECT_MS = 50, 15, 200, 100, 50
-_EVENTS, _RATE, _LAG_S, _AGENTS = 200, 1000, 8.0, 16
+_EVENTS, _RATE, _LAG_S, _AGENTS = 200, 1000, 8.0, 64
 
 _IMPORT = """
 import sys, time
@@ -140,7 +141,9 @@ async def lag(plane: Plane, table: Table, rounds: int) -> None:
     """Writers at a steady rate, and how late the flusher tells that each write is committed."""
     bare = await _bare_rate(plane)
     rate = _RATE if bare >= 2 * _RATE else bare / 2
-    began: dict[tuple[UUID, Position], float] = {}
+    #: Of each row, what the bucket has acknowledged and the database has not, oldest first; and what it has by now.
+    waiting: dict[tuple[UUID, str], list[tuple[Position, float]]] = defaultdict(list)
+    held: dict[tuple[UUID, str], Position] = {}
     late: list[float] = []
     async with holdfast.connect(plane.environ) as connected, AsyncExitStack() as stack:
         flusher = connected.home.flusher
@@ -149,7 +152,10 @@ async def lag(plane: Plane, table: Table, rounds: int) -> None:
 
         def flushed(positions: Mapping[tuple[UUID, str], Position]) -> None:
             now = time.perf_counter()
-            late.extend(now - began.pop((row[0], at)) for row, at in positions.items() if (row[0], at) in began)
+            for row, position in positions.items():
+                held[row] = position
+                late.extend(now - since for at, since in waiting[row] if at <= position)
+                waiting[row] = [each for each in waiting[row] if each[0] > position]
             tell(positions)
 
         flusher.flushed = flushed
@@ -160,13 +166,17 @@ async def lag(plane: Plane, table: Table, rounds: int) -> None:
         async def write(which: int) -> None:
             for number in range(each):
                 await asyncio.sleep(max(0.0, begin + (number + which / _AGENTS) * _AGENTS / rate - time.perf_counter()))
-                called = time.perf_counter()
-                written = await agents[which].put(f"k{number % 50}", VALUE)
-                began[agents[which].agent_id, written.position] = called
+                row = agents[which].agent_id, f"k{number % 50}"
+                written = await agents[which].put(row[1], VALUE)
+                if row in held and held[row] >= written.position:
+                    late.append(0.0)
+                else:
+                    waiting[row].append((written.position, time.perf_counter()))
 
         await asyncio.gather(*map(write, range(_AGENTS)))
         reached = each * _AGENTS / (time.perf_counter() - begin)
         await asyncio.gather(*(agent.flush() for agent in agents))
+    assert len(late) == each * _AGENTS
     said = f"p50 {statistics.median(late) * 1e3:.0f} ms, {reached:,.0f} writes/s; bare puts reach {bare:,.0f}/s"
     if rate < _RATE:
         said += ", so half of that"

@@ -13,8 +13,9 @@ read    what memory answers
 flush   a batch of 50 new keys, by one INSERT … SELECT unnest of as many new rows
 outbox  from the COMMIT of a bare connection to the time at which the stream has the message
 many    64 agents at once by 64 bare puts in flight; 1,000 keys read back; 1,000 agents open in one process
-lag     from the call of put to its commit in PostgreSQL, with all data on a disk (--disk) and sync_interval: always;
-        at 1,000 writes a second, and where bare puts stay below 2,000 a second there, at half of what they reach
+lag     from the bucket's acknowledgement of each write to its commit in PostgreSQL, with all data on a disk (--disk)
+        and sync_interval: always; at 1,000 writes a second, and where bare puts stay below 2,000 a second there, at
+        half of what they reach. The journal is synced too, so a slow disk may not take even those.
 """
 
 from __future__ import annotations

@@ -134,18 +134,17 @@ async def hold(agent_id: str, name: str, offset_s: str = "0") -> None:
         for key in ("shared", "mine", "theirs", "never-written", "another"):
             # What this process has learnt already is forgotten: the bucket itself has to refuse.
             agent.lease.lost.clear()
-            say("refused" if await is_fenced(lambda key=key: agent.put(key, "late")) else "written", key, now=True)
-        for what in (
-            lambda: agent.get("mine"), agent.items, lambda: agent.delete("mine"), lambda: agent.update("mine", str)
-        ):  # fmt: skip
-            say("fenced" if await is_fenced(what) else "answered", now=True)
+            say("refused" if await is_fenced(agent.put, key, "late") else "written", key, now=True)
+        probes = (agent.get, "mine"), (agent.items,), (agent.delete, "mine"), (agent.update, "mine", str)
+        for act, *arguments in probes:
+            say("fenced" if await is_fenced(act, *arguments) else "answered", now=True)
 
 
-async def is_fenced(act: Callable[[], Awaitable[Any]]) -> bool:
+async def is_fenced(act: Callable[..., Awaitable[Any]], *arguments: Any) -> bool:
     """Whether it is refused for good; what a cluster that elects cannot answer is tried again."""
     while True:
         try:
-            await act()
+            await act(*arguments)
         except Fenced:
             return True
         except HoldfastError as error:

@@ -205,7 +205,7 @@ def test_types_of_fields_are_found() -> None:
     assert set(named_types(Outer)) == {Point, Mood}
     with pytest.raises(CodecError, match="give each of its fields a default"):
         build(Point, {})
-    with pytest.raises(CodecError, match="do not fit Point .* add an upcaster"):
+    with pytest.raises(CodecError, match=r"do not fit Point .* add an upcaster"):
         build(Point, {"mood": Mood.CALM})
 
 
