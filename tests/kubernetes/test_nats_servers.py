@@ -146,7 +146,7 @@ def test_what_check_says_finds_no_place_is_refused_by_the_servers(
     misfits = sizes.misfits(sizes.demands(made, on), on, "file", sizes.nats(made, on).max_file_store)
     assert bool(misfits) is is_refused
     with pods.running(nats.manifests(made, on), server_root / "nats-full") as found:
-        assert wait_until(lambda: any(p.get("/jsz")[1]["meta_cluster"].get("leader") for p in found), 30, 0.1)
+        assert wait_until(lambda: all(p.get("/jsz")[1]["meta_cluster"].get("leader") for p in found), 30, 0.1)
         ask = requester(f"nats://127.0.0.1:{found[0].client}")
 
         def create(name: str) -> int:
