@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.batch import get_many as get_many
     from holdfast.batch import put_many as put_many
     from holdfast.contract import Contract as Contract
+    from holdfast.events.inbox import Inbox as Inbox
     from holdfast.events.inbox import Told as Told
     from holdfast.events.inbox import events_of as events_of
     from holdfast.events.outbox import Event as Event
@@ -90,6 +91,7 @@ _HOMES = {
     "HealthMonitor": "health",
     "HealthReport": "health",
     "HealthStatus": "health",
+    "Inbox": "events.inbox",
     "Isolation": "sql.transactions",
     "KvDelete": "work.steps",
     "KvPut": "work.steps",

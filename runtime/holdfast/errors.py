@@ -47,7 +47,7 @@ class NotFound(HoldfastError):
 
 
 class Expired(HoldfastError):
-    """It was there, and its time to live has passed."""
+    """It was there, and its time to live has passed. For stores of your own: those here say NotFound, or give None."""
 
     code = "TTL_EXPIRED"
 

@@ -321,6 +321,8 @@ async def _consistency(plane: Plane, limits: HealthLimits) -> Check | None:
     if "state_bucket" not in plane.contract.names:
         return None
     started, home = time.perf_counter(), plane.home
+    if home.bucket.missing is not None:
+        return _failed("consistency", started, home.bucket.went_back())
     window_ms = plane.contract.limits.consistency_window * 1000
     limit_ms = window_ms if limits.consistency_ms is None else limits.consistency_ms
     try:
@@ -338,6 +340,8 @@ async def _consistency(plane: Plane, limits: HealthLimits) -> Check | None:
     reasons = []
     if look.fullness >= SLOW_FROM:
         reasons.append(f"the journal is {look.fullness:.0%} full")
+    if look.bucket_fullness >= REFUSE_FROM:
+        reasons.append(f"the bucket of state is {look.bucket_fullness:.0%} full")
     if oldest_ms > limit_ms:
         # The worst case: what is not flushed at all is in no percentile.
         reasons.append(f"the database lacks a write that is {oldest_ms:.0f} ms old, more than {limit_ms:g} ms")
@@ -347,6 +351,8 @@ async def _consistency(plane: Plane, limits: HealthLimits) -> Check | None:
         reasons.append(f"the flusher waits: {flusher.trouble}")
     if parked:
         reasons.append(f"the database refuses {parked} values for what they are")
+    if home.stranded:
+        reasons.append(f"{len(home.stranded)} acknowledged writes were lost with a bucket")
     figures = {
         "p95_ms": p95_ms,
         "oldest_ms": oldest_ms,
@@ -355,6 +361,6 @@ async def _consistency(plane: Plane, limits: HealthLimits) -> Check | None:
         "fullness": look.fullness,
     }
     status = HealthStatus.DEGRADED if reasons else HealthStatus.HEALTHY
-    if look.fullness >= REFUSE_FROM:
+    if max(look.fullness, look.bucket_fullness) >= REFUSE_FROM:
         status = HealthStatus.UNHEALTHY  # writes are refused
     return Check("consistency", status, took_ms, "; ".join(reasons) or None, figures)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, overload
 from uuid import UUID
 
 from holdfast.contract import Contract, fetch_contract
-from holdfast.errors import ConfigurationError, ConnectionFailed, HoldfastError, NotFound
+from holdfast.errors import ConfigurationError, HoldfastError, NotFound
+from holdfast.nats_client import connect_nats, end_nats
 from holdfast.settings import Settings
 from holdfast.tasks import end
 
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("holdfast")
 M = TypeVar("M")
-_PING_S: Final = 10
-_RECONNECT_S: Final = 0.1
-#: How long each part may take to end.
-_CLOSE_S: Final = 15.0
+#: Closing a plane: each part may take half of what is left of this, and the least in any case; then it is cut off.
+_CLOSE_S: Final = 12.0
+_LEAST_S: Final = 0.5
+_CUT_S: Final = 1.5
 _RECOVER_AFTER_S: Final = 1.0
 #: Whether changes of state leave as events: each as one, or those of one flush together.
 Events = bool | Literal["batch"]
+#: Ends one part of a plane; it is given the seconds that it may wait.
+_Ending = Callable[[float], Awaitable[object]]
 
 
 class Plane:
@@ -137,10 +139,13 @@ class Plane:
         return Relay(self.pools, self.nc, self.contract)
 
     def inbox(self, consumer: str) -> Inbox:
-        """What ``consumer`` has handled, so that it handles no message twice. Raises ConfigurationError."""
+        """What ``consumer`` has handled, so that it handles nothing twice: ``await plane.inbox(…).consume(handler)``.
+
+        Raises ConfigurationError.
+        """
         from holdfast.events.inbox import Inbox
 
-        return Inbox(self.contract, consumer, self.pools.primary)
+        return Inbox(self.contract, consumer, self.pools.primary, self.nc)
 
     @cached_property
     def work(self) -> Coordinator:
@@ -223,6 +228,8 @@ class Plane:
             await self._start_state(background=background, events=events)
         if background and "saga_table" in names and "saga_step_table" in names:
             self._recovering = asyncio.create_task(self._recover(), name="holdfast recoverer")
+        if background and "config_bucket" in names and "registry_table" in names:
+            self._tasks.append(asyncio.create_task(self._recover_agents(), name="holdfast agents"))
 
     async def _start_state(self, *, background: bool, events: Events) -> None:
         from holdfast.state.flusher import Flusher
@@ -267,52 +274,59 @@ class Plane:
         else:
             await recoverer.run()
 
+    async def _recover_agents(self) -> None:
+        """Bring saves of agents to the table that processes which crashed have left in the bucket."""
+        await asyncio.sleep(_RECOVER_AFTER_S)
+        try:
+            repository = await self.stores.agents()
+        except HoldfastError as error:
+            _log.warning("agents that were not saved are not looked after here: %s", error)
+        else:
+            await repository.keep_recovering()
+
     async def close(self) -> None:
         """End what is under way, flush, give leases back, and close every connection.
 
-        Nothing takes longer than some seconds: what could not be flushed stays in the journal, what could not be
-        published in the outbox, and work that is not done is left to a recoverer.
+        Its parts share some seconds: what could not be flushed stays in the journal, what could not be published in
+        the outbox, and work that is not done is left to a recoverer.
         """
         made = self.__dict__
         async with AsyncExitStack() as last:  # what is named last is closed first, whatever fails
-            ending: list[tuple[str, Callable[[], Awaitable[object]]]] = [("NATS", partial(_end_nats, self.nc))]
-            ending.append(("the pools", self.pools.close))
-            ending += [("the stores", self.stores.close)] if "stores" in made else []
+            ending: list[tuple[str, _Ending]] = [("NATS", lambda _: end_nats(self.nc))]
+            ending.append(("the pools", lambda _: self.pools.close()))
+            ending += [("the stores", lambda _: self.stores.close())] if "stores" in made else []
             if self._home is not None:
-                ending.append(("the journal", self._home.pressure.close))
-            ending.append(("the watch", partial(end, *self._tasks)))
-            ending += [("transactions", self.transactions.close)] if "transactions" in made else []
+                journal = self._home.pressure
+                ending.append(("the journal", lambda _: journal.close()))
+            ending.append(("the watch", lambda _: end(*self._tasks)))
+            ending += [("transactions", lambda _: self.transactions.close())] if "transactions" in made else []
             ending += [("the relay", self.relay.stop)] if "relay" in made else []
             if self._home is not None and self._home.flusher is not None:
                 ending.append(("the flusher", self._home.flusher.stop))
-            ending.append(("agents", self._close_handles))
+            ending.append(("agents", lambda _: self._close_handles()))
             ending += [("work", self.work.close)] if "work" in made else []
             if self._recovering is not None:
-                ending.append(("the recoverer", partial(end, self._recovering)))
+                recovering = self._recovering
+                ending.append(("the recoverer", lambda _: end(recovering)))
+            until_s = asyncio.get_running_loop().time() + _CLOSE_S
             for what, close in ending:
-                last.push_async_callback(_close, what, close)
+                last.push_async_callback(_close, what, close, until_s)
 
     async def _close_handles(self) -> None:
-        await asyncio.gather(*(handle.close() for handle in (*self._handles.values(),)), return_exceptions=True)
+        handles = (*self._handles.values(),)
+        ended = await asyncio.gather(*(handle.close() for handle in handles), return_exceptions=True)
+        for handle, error in zip(handles, ended, strict=True):
+            if error is not None:
+                _log.warning("the agent %s did not end well: %s", handle.agent_id, str(error) or type(error).__name__)
 
 
-async def _end_nats(client: Client) -> None:
+async def _close(what: str, close: _Ending, until_s: float) -> None:
+    part_s = max(_LEAST_S, (until_s - asyncio.get_running_loop().time()) / 2)
     try:
-        await client.close()
-    except OSError as error:
-        _log.info("the connection to NATS was gone already: %s", type(error).__name__)
-    finally:
-        # Where writing to a dead connection fails, nats-py 2.16.0 leaves the tasks of its subscriptions behind.
-        for subscription in tuple(client._subs.values()):  # noqa: SLF001 - nothing public ends them
-            subscription._stop_processing()  # noqa: SLF001
-
-
-async def _close(what: str, close: Callable[[], Awaitable[object]]) -> None:
-    try:
-        async with asyncio.timeout(_CLOSE_S):
-            await close()
+        async with asyncio.timeout(part_s + _CUT_S):
+            await close(part_s)
     except Exception as error:
-        reason = f"not done within {_CLOSE_S:g} s" if isinstance(error, TimeoutError) else str(error)
+        reason = f"not done within {part_s + _CUT_S:.1f} s" if isinstance(error, TimeoutError) else str(error)
         _log.warning("the plane is closed, but %s did not end well: %s", what, reason)
 
 
@@ -337,33 +351,56 @@ class Connecting:
     async def __aenter__(self) -> Plane:
         from holdfast.sql.pools import Pools
 
+        if self._plane is not None:
+            raise HoldfastError("this plane is open already: call connect() once for each `async with`")
         settings = Settings.from_environment(self._environ)
         if self._contract is None:
             settings.require_plane()
-        nc = await _connect_nats(settings, self._contract)
+        nc = await connect_nats(settings, self._contract)
+        plane: Plane | None = None
         pools: Pools | None = None
         try:
             contract = self._contract or await fetch_contract(nc, settings.require_plane(), settings.env)
             for sentence in settings.disagreements(contract):
                 _log.warning("%s", sentence)
             pools = await Pools.open(contract, settings, is_patient=True)
-            self._plane = Plane(contract, settings, nc, pools)
-            await self._plane.start(background=self._background, events=self._events, types=self._types)
+            plane = Plane(contract, settings, nc, pools)
+            await plane.start(background=self._background, events=self._events, types=self._types)
         except BaseException:
-            if self._plane is not None:
-                await self._plane.close()
+            if plane is not None:
+                await plane.close()
             else:
                 if pools is not None:
                     await pools.close()
                 await nc.close()
             raise
-        return self._plane
+        self._plane = plane
+        return plane
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._plane is not None:
-            await self._plane.close()
+        plane, self._plane = self._plane, None
+        if plane is not None:
+            await plane.close()
+
+    if not TYPE_CHECKING:  # type checkers refuse both without us
+
+        def __await__(self) -> NoReturn:
+            raise HoldfastError(_ENTER)
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise unentered(self, name, _ENTER)
+
+
+_ENTER: Final = "nothing is connected yet: async with holdfast.connect() as plane"
+
+
+def unentered(connecting: object, name: str, remedy: str) -> Exception:
+    """What to raise for an attribute that what ``connect`` gives does not have: ``remedy`` where a plane has it."""
+    if name in dir(Plane) or name in ("contract", "settings", "nc", "pools"):
+        return HoldfastError(remedy)
+    return AttributeError(f"{type(connecting).__name__!r} object has no attribute {name!r}")
 
 
 def connect(
@@ -383,84 +420,14 @@ def connect(
     together leave as one message (``events_of`` lists them). ``types`` are enums, dataclasses, models and structs that
     values may hold.
 
-    Leaving the block ends everything in order, in less than the 30 seconds that orchestrators wait, also while servers
-    are away. Cancellation leaves it: ``asyncio.run`` cancels on SIGINT, and for SIGTERM there is
+    Leaving the block ends everything in order, within 18 seconds also while servers are away. A handle that is closed
+    before, by a block of its own, may take 12 more: with one, both are within the 30 seconds that orchestrators wait.
+    Handles that are still open are closed with the plane, all at once.
+
+    Cancellation leaves the block: ``asyncio.run`` cancels on SIGINT, and for SIGTERM there is
     ``loop.add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)``.
 
     PostgreSQL may be away at the start and later: writes then wait in the journal. Raises, when entered,
     ConfigurationError, ContractMismatch, Unsupported, ConnectionFailed, OperationTimeout.
     """
     return Connecting(environ, contract, background, events, types)
-
-
-async def _connect_nats(settings: Settings, contract: Contract | None) -> Client:
-    """Connect once, within the time that is given; a connection lost later is sought for ever."""
-    from nats.aio.client import Client
-    from nats.errors import Error
-
-    client = Client()
-    options = settings.nats_options(contract)
-    said: Exception | None = None
-    refused = asyncio.Event()
-
-    async def on_error(error: Exception) -> None:
-        nonlocal said
-        said = error
-        if isinstance(_unreachable(error), ConfigurationError):
-            refused.set()
-        _log.info("NATS: %s", type(error).__name__)
-
-    async def on_loss() -> None:
-        if not (client.is_closed or client.is_draining):
-            _log.warning("the connection to NATS was lost; it is sought again")
-
-    connecting = asyncio.create_task(
-        client.connect(
-            **options,
-            name=settings.pg_app_name or "holdfast",
-            allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=_RECONNECT_S,  # type: ignore[arg-type] # it only sleeps for that long
-            ping_interval=_PING_S,
-            error_cb=on_error,
-            disconnected_cb=on_loss,
-        ),
-        name="holdfast connects",
-    )
-    refusal = asyncio.create_task(refused.wait(), name="holdfast is refused")
-    try:
-        # Left alone, the client tries for ever, also where it is refused.
-        await asyncio.wait(
-            {connecting, refusal}, timeout=options["connect_timeout"], return_when=asyncio.FIRST_COMPLETED
-        )
-        if not connecting.done():
-            raise _unreachable(said)
-        connecting.result()
-        return client
-    except (Error, OSError, ValueError) as error:
-        raise _unreachable(error) from None
-    finally:
-        await end(refusal)
-        if not (connecting.done() and client.is_connected):
-            await end(connecting)
-            with contextlib.suppress(AssertionError):  # of a client that never had an address to go to
-                await client.close()
-
-
-def _unreachable(error: Exception | None) -> HoldfastError:
-    """What keeps us out, with a remedy: ConfigurationError where waiting does not help."""
-    import ssl
-
-    said = str(error).lower()
-    if isinstance(error, ssl.SSLError):
-        text = "the TLS connection to NATS was refused: check NATS_CA_CERT, NATS_TLS_CERT and NATS_TLS_KEY"
-    elif isinstance(error, FileNotFoundError):
-        text = "NATS_CREDS_FILE names a file that is not there"
-    elif "authoriz" in said or "authentic" in said:
-        text = "NATS refuses the credentials: check NATS_CREDS_FILE, or those in NATS_SERVERS"
-    elif isinstance(error, ValueError) or "invalid connect url" in said:
-        text = "NATS_SERVERS: an address has the form nats://host:port"
-    else:
-        text = "no NATS server can be reached: check NATS_SERVERS, and that the servers run"
-        return ConnectionFailed(text, driver_error=error)
-    return ConfigurationError(text, driver_error=error)

@@ -2,8 +2,8 @@
 
 A save is acknowledged by the bucket first and reaches the table in the background, or before the call returns, as
 asked. Until the table has it, the entry in the bucket lacks the header ``Holdfast-Origin: sql``; so it is known what a
-crashed process left behind (``recover``). The row is always written from the newest entry, read under a lock of the
-row's own: no older save can overwrite a newer one, whatever order they arrive in.
+crashed process left behind (``recover``, which the plane's background runs). The row is always written from the newest
+entry, read under a lock of the row's own: no older save can overwrite a newer one, whatever order they arrive in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
@@ -27,12 +27,13 @@ from holdfast.errors import (
     ConstraintViolation,
     HoldfastError,
     NotFound,
+    RetriesExhausted,
     VersionConflict,
 )
 from holdfast.events.limited import limited
 from holdfast.events.outbox import encode, qualified
 from holdfast.kv.attempts import again
-from holdfast.kv.entry import ORIGIN, Position
+from holdfast.kv.entry import ORIGIN, WRITE_ID, Position
 from holdfast.kv.link import finish
 from holdfast.points import reach
 from holdfast.repository import Tier
@@ -57,6 +58,9 @@ STATUSES: Final = ("initializing", "active", "idle", "suspended", "terminated", 
 #: In an entry that was written again only to say that the table has it: the position of the write itself.
 _SAME_AS: Final = "Holdfast-Same-As"
 _PREFIX: Final = "agent."
+#: What failed in the background is tried again after this.
+_AGAIN_S: Final = 5.0
+_RECOVER_S: Final = 60.0
 _COLUMNS: Final = (
     "agent_id", "agent_type", "agent_name", "status", "capabilities", "configuration", "metadata", "parent_agent_id",
 )  # fmt: skip
@@ -137,8 +141,8 @@ class AgentRepository:
     """A Repository of agents. ``durability`` of a call: acknowledged by the bucket ("kv"), or by the table ("sql").
 
     A background failure is kept in ``failures``, given to ``on_failure`` and raised by ``drain``; its entry stays
-    marked as unsaved in the bucket. ``ttl_s`` is how long an entry serves once the table has it. Where the bucket's own
-    time to live may take entries, "kv" means "sql".
+    marked as unsaved in the bucket, and what may succeed later is tried again every few seconds. ``ttl_s`` is how long
+    an entry serves once the table has it. Where the bucket's own time to live may take entries, "kv" means "sql".
     """
 
     def __init__(
@@ -165,6 +169,8 @@ class AgentRepository:
         self._slots = asyncio.Semaphore(parallel)
         self._dirty: dict[UUID, bytes | None] = {}
         self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._later: dict[UUID, asyncio.TimerHandle] = {}
+        self._is_closed = False
 
     # A repository
 
@@ -243,12 +249,38 @@ class AgentRepository:
     # From the bucket to the table
 
     async def recover(self) -> batch.Batch[UUID, None]:
-        """Bring to the table whatever the bucket holds and the table does not, whoever wrote it."""
-        unsaved = [
-            id
-            async for entry in self._bucket.entries(f"{_PREFIX}>")
-            if entry.operation != "expired" and not _is_in_sql(entry) and (id := _id_of(entry.key)) is not None
-        ]
+        """Bring to the table whatever this library wrote to the bucket and the table does not have."""
+        unsaved: set[UUID] = set()
+        await self._find_unsaved(unsaved, None)
+        return await self._save_all(unsaved)
+
+    async def keep_recovering(self) -> None:
+        """As ``recover``, now and every minute until cancelled; only what was written since is read again."""
+        unsaved: set[UUID] = set()
+        seen: Position | None = None
+        while True:
+            try:
+                seen = await self._find_unsaved(unsaved, seen)
+                failed = (await self._save_all(unsaved)).failed
+                if failed:
+                    _log.warning("%d agents could not be saved: %s", len(failed), next(iter(failed.values())))
+                unsaved = {id for id, error in failed.items() if error.retryable}
+            except HoldfastError as error:
+                _log.info("agents that were not saved could not be looked for: %s", error)
+            await asyncio.sleep(_RECOVER_S)
+
+    async def _find_unsaved(self, unsaved: set[UUID], seen: Position | None) -> Position | None:
+        """Bring ``unsaved`` up to date with what was written after ``seen``. Returns the position of the last entry."""
+        async for entry in self._bucket.entries(f"{_PREFIX}>", after=seen):
+            seen, id = entry.position, _id_of(entry.key)
+            # What other programs write or delete here is not carried to the table.
+            if id is not None and entry.operation != "expired" and not _is_in_sql(entry) and WRITE_ID in entry.headers:
+                unsaved.add(id)
+            elif id is not None:
+                unsaved.discard(id)
+        return seen
+
+    async def _save_all(self, unsaved: Iterable[UUID]) -> batch.Batch[UUID, None]:
         return await batch.run(unsaved, self._flush, parallel=4, timeout_s=self._timeout_s)
 
     async def drain(self, timeout_s: float = 30.0) -> None:
@@ -264,6 +296,9 @@ class AgentRepository:
         try:
             await self.drain(timeout_s)
         finally:
+            self._is_closed = True
+            for timer in self._later.values():
+                timer.cancel()
             await end(*self._running.values())
 
     async def _write(self, id: UUID, value: bytes | None, durability: Durability, *, expect: Position | None) -> None:
@@ -335,16 +370,26 @@ class AgentRepository:
                     try:
                         await call(lambda value=value: self._flush(id, value), retry=self._retry)  # type: ignore[misc]
                     except HoldfastError as error:
-                        self._failed(id, error)
+                        self._failed(id, value, error)
                     else:
                         self.failures.pop(id, None)
         finally:
             self._running.pop(id, None)
 
-    def _failed(self, id: UUID, error: HoldfastError) -> None:
+    def _failed(self, id: UUID, value: bytes | None, error: HoldfastError) -> None:
         self.failures[id] = error
+        may_pass = error.retryable or isinstance(error, RetriesExhausted)
+        if may_pass and not self._is_closed:
+            if id in self._later:
+                self._later[id].cancel()
+            self._later[id] = asyncio.get_running_loop().call_later(_AGAIN_S, self._try_again, id, value)
         if self._on_failure is not None:
             self._on_failure(id, error)
+
+    def _try_again(self, id: UUID, value: bytes | None) -> None:
+        del self._later[id]
+        if id in self.failures and id not in self._dirty:
+            self._note(id, value)
 
     async def _flush(self, id: UUID, value: bytes | None = None) -> None:
         """Make the row what the bucket holds now. ``value`` is what this process wrote, in case the bucket lost it."""

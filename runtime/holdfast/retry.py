@@ -100,11 +100,3 @@ class Result(Generic[T]):
         if self.error is not None:
             raise self.error
         return self.value  # type: ignore[return-value]  # T may itself be optional
-
-
-async def settle(work: Awaitable[T]) -> Result[T]:
-    """Await, and give the outcome as a Result. Cancellation and errors that are not ours go through."""
-    try:
-        return Result(value=await work)
-    except HoldfastError as error:
-        return Result(error=error)

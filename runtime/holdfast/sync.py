@@ -11,10 +11,10 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
 from holdfast.cache import QueryCache
@@ -22,7 +22,7 @@ from holdfast.errors import HoldfastError
 from holdfast.events.relay import Relay
 from holdfast.kv.bucket import Bucket
 from holdfast.merge.shared import SharedBucket
-from holdfast.plane import Connecting, Plane
+from holdfast.plane import Connecting, Plane, unentered
 from holdfast.plane import connect as connect_async
 from holdfast.registry import Agent, AgentRepository
 from holdfast.repository import TieredRepository
@@ -31,6 +31,7 @@ from holdfast.sql.transactions import Transactions
 from holdfast.state.agent import AgentState
 from holdfast.state.editing import Editing
 from holdfast.stores import Stores
+from holdfast.tasks import end
 from holdfast.vectors import VectorStore
 from holdfast.work.coordinator import Coordinator
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.state.codec import Codec
     from holdfast.state.home import Durability, Written
     from holdfast.state.lifecycle import Status
+    from holdfast.telemetry import Telemetry
 
 A = TypeVar("A")
 M = TypeVar("M")
@@ -50,23 +52,51 @@ class Loop:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
+        self.is_closed = False
+        self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="holdfast", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to its end, from any other thread. An interrupt of the caller cancels it."""
+        """Run to its end, from any other thread, in a copy of the caller's context.
+
+        An interrupt of the caller, such as KeyboardInterrupt, cancels it and is raised when it has ended. Raises
+        HoldfastError where the loop is closed, or is while it runs.
+        """
+        task: asyncio.Task[Any] | None = None
+
+        async def begin() -> T:
+            nonlocal task
+            task = asyncio.current_task()
+            return await work
+
+        async def cut() -> None:
+            if task is not None:
+                await end(task)
+
         try:
             _require_no_loop()
+            future = self._submit(begin)
         except HoldfastError:
             work.close()
             raise
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except BaseException:
-            future.cancel()
+        except CancelledError:
+            if self.is_closed:
+                raise HoldfastError("the plane was closed meanwhile; whether this took effect is unknown") from None
             raise
+        except BaseException:
+            if not (future.done() or self.is_closed):
+                self._submit(cut).result()
+            raise
+
+    def _submit(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        with self._lock:
+            if self.is_closed:
+                raise HoldfastError("the plane is closed: use it inside of its `with`")
+            return asyncio.run_coroutine_threadsafe(begin(), self._loop)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function in the loop's thread, and await what it gives if that must be."""
@@ -78,11 +108,22 @@ class Loop:
         return self.run(work())
 
     def close(self) -> None:
-        """End the thread."""
-        asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """End what still runs, as ``asyncio.Runner`` does, and the thread."""
+        with self._lock:
+            self.is_closed = True
+        try:
+            asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+async def _end_all() -> None:
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    await end(*(task for task in asyncio.all_tasks() if task is not this))
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
 
 
 def _require_no_loop() -> None:
@@ -109,7 +150,8 @@ def blocking(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def call(self: Blocking[Any], *values: Any, **named: Any) -> Any:
-        return self._loop.call(lambda: method(self.aio, *values, **named))
+        # By name: what telemetry puts around a method is at the object.
+        return self._loop.call(lambda: getattr(self.aio, method.__name__)(*values, **named))
 
     return call
 
@@ -121,12 +163,13 @@ def iterating(
 
     @wraps(method)
     def iterate(self: Any, /, *values: P.args, **named: P.kwargs) -> Generator[T, None, None]:
-        found: Any = self._loop.call(lambda: method(self.aio, *values, **named))
+        found: Any = self._loop.call(lambda: getattr(self.aio, method.__name__)(*values, **named))
         try:
             while (value := self._loop.call(lambda: anext(found, _END))) is not _END:
                 yield value
         finally:
-            self._loop.call(found.aclose)
+            if not self._loop.is_closed:
+                self._loop.call(found.aclose)
 
     return iterate
 
@@ -324,6 +367,20 @@ class SyncRelay(Blocking[Relay]):
     clean_up = blocking(Relay.clean_up)
 
 
+class SyncTelemetry(Blocking[Any]):
+    """Telemetry, which is imported only where it is asked for. ``aio.readings`` are the last ones."""
+
+    aio: Telemetry
+
+    def close(self) -> None:
+        """Telemetry.close"""
+        self._loop.run(self.aio.close())
+
+    def sample(self) -> None:
+        """Telemetry.sample"""
+        self._loop.run(self.aio.sample())
+
+
 class SyncPlane(Blocking[Plane]):
     """Plane with blocking methods. Made by ``connect``.
 
@@ -344,28 +401,34 @@ class SyncPlane(Blocking[Plane]):
         """Plane.agent, for ``with``."""
         return SyncAgent(self._loop, self._loop.call(lambda: self.aio.agent(agent_id, model, **options)))
 
+    def instrument(self, **options: Any) -> SyncTelemetry:
+        """Measure and trace this plane; ``options`` are those of ``holdfast.telemetry.instrument``."""
+        from holdfast.telemetry import instrument
+
+        return SyncTelemetry(self._loop, self._loop.call(lambda: instrument(self.aio, **options)))
+
     consistency = blocking(Plane.consistency)
     health = blocking(Plane.health)
 
     @property
     def transactions(self) -> SyncTransactions:
         """Plane.transactions"""
-        return SyncTransactions(self._loop, self.aio.transactions)
+        return SyncTransactions(self._loop, self._loop.call(lambda: self.aio.transactions))
 
     @property
     def work(self) -> SyncWork:
         """Plane.work"""
-        return SyncWork(self._loop, self.aio.work)
+        return SyncWork(self._loop, self._loop.call(lambda: self.aio.work))
 
     @property
     def stores(self) -> SyncStores:
         """Plane.stores"""
-        return SyncStores(self._loop, self.aio.stores)
+        return SyncStores(self._loop, self._loop.call(lambda: self.aio.stores))
 
     @property
     def relay(self) -> SyncRelay:
         """Plane.relay"""
-        return SyncRelay(self._loop, self.aio.relay)
+        return SyncRelay(self._loop, self._loop.call(lambda: self.aio.relay))
 
 
 class SyncConnecting:
@@ -377,22 +440,30 @@ class SyncConnecting:
 
     def __enter__(self) -> SyncPlane:
         _require_no_loop()
+        if self._loop is not None:
+            raise HoldfastError("this plane is open already: call connect() once for each `with`")
         self._loop = Loop()
         try:
             return SyncPlane(self._loop, self._loop.run(self._connecting.__aenter__()))
-        except BaseException:
-            self._loop.close()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)  # an interrupt may have come when all was connected
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._loop is None:
+        loop, self._loop = self._loop, None
+        if loop is None:
             return
         try:
-            self._loop.run(self._connecting.__aexit__(kind, error, trace))
+            loop.run(self._connecting.__aexit__(kind, error, trace))
         finally:
-            self._loop.close()
+            loop.close()
+
+    if not TYPE_CHECKING:  # type checkers refuse it without us
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise unentered(self, name, "nothing is connected yet: with holdfast.sync.connect() as plane")
 
 
 def _blocking_connect(connect: Callable[P, Connecting]) -> Callable[P, SyncConnecting]:

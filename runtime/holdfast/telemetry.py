@@ -106,8 +106,14 @@ def instrument(
     Spans: each flush, transaction of ``plane.transactions``, piece of ``plane.work`` and published batch, with the
     correlation ids of what is in them. An event noted while a span is active carries it as ``traceparent``
     (https://www.w3.org/TR/trace-context/), and the batch that publishes it has a link to it. Raises
-    ConfigurationError for a plane that is instrumented already.
+    ConfigurationError for a plane that is instrumented already; HoldfastError outside of its event loop.
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise HoldfastError(
+            "call instrument in the plane's event loop; a plane of holdfast.sync has an instrument() of its own"
+        ) from None
     if id(plane) in _LIVE:
         raise ConfigurationError("the plane is instrumented already: close that telemetry first")
     return Telemetry(
@@ -155,7 +161,11 @@ class Telemetry:
         self._labels = {"holdfast.plane": plane.contract.plane, "holdfast.env": plane.contract.env}
         self._undo: list[Callable[[], None]] = []
         self.readings: Readings = {}
-        self._trace_all()
+        try:
+            self._trace_all()
+        except BaseException:
+            self._untrace()
+            raise
         board.planes.append(self)
         _LIVE.add(id(plane))
         outbox.trace_headers = _trace_headers
@@ -186,10 +196,13 @@ class Telemetry:
                 _log.exception("the metrics of the plane could not be read, and are tried again")
             await asyncio.sleep(self._interval_s)
 
-    def _let_go(self) -> None:
+    def _untrace(self) -> None:
         for undo in reversed(self._undo):
             undo()
         self._undo.clear()
+
+    def _let_go(self) -> None:
+        self._untrace()
         self.readings = {}
         self._board.planes.remove(self)
         _LIVE.discard(id(self._plane))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.errors import CodecError, ConfigurationError
-from holdfast.events.limited import limited
+from holdfast.events.limited import limited, theirs
 from holdfast.events.outbox import BATCH, MESSAGE_ID, qualified
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from psycopg import AsyncConnection
 
     from holdfast.contract import Contract
     from holdfast.sql.pool import Pool
 
+_log = logging.getLogger("holdfast.inbox")
 Handler = Callable[["AsyncConnection[Any]", "Msg"], Awaitable[None]]
 
 _CLEAN_ROWS = 5000
@@ -26,18 +30,21 @@ _STATEMENT_S = 10.0
 class Inbox:
     """The memory of one consumer, ``plane.inbox(name)``; two that share the name share the work.
 
-    It notes in the database that ``pool`` reaches.
+    It notes in the database that ``pool`` reaches, and consumes through ``client``.
     """
 
-    def __init__(self, contract: Contract, consumer: str, pool: Pool) -> None:
+    def __init__(self, contract: Contract, consumer: str, pool: Pool, client: Client | None = None) -> None:
         if not consumer or "\x00" in consumer:
             raise ConfigurationError("a consumer needs a name")
         self._table = qualified(contract.names.inbox_table)
+        self._contract = contract
         self._consumer = consumer
         self._pool = pool
-        # A message may come again for as long as its stream keeps it.
-        ages = [spec.max_age_s for spec in contract.streams.values()]
-        self._keep_s = 2 * max(ages, default=0.0)
+        self._client = client
+        # A message may come again for as long as its stream keeps it. Journals hold no events.
+        journals = {spec.journal for spec in contract.buckets.values()}
+        ages = [spec.max_age_s for name, spec in contract.streams.items() if name not in journals]
+        self._keep_s = 2 * max(ages) if ages and all(ages) else 0.0
 
     async def first(self, connection: AsyncConnection[Any], message_id: str) -> bool:
         """Note the message in the open transaction. False where it was handled before.
@@ -60,20 +67,59 @@ class Inbox:
 
         A message that lists several events is handled as a whole: ``events_of`` gives them.
 
-        Returns whether it ran. When it raises, nothing is noted and the message comes again. The acknowledgement
-        is sent after the commit: lost, it costs a second delivery, which finds the note.
+        Returns whether it ran. Raises what the handler raises as it is, and HoldfastError: nothing is noted then, or it
+        is unknown whether it is, and the message comes again. The acknowledgement is sent after the commit: lost, it
+        costs a second delivery, which finds the note.
         """
+        from nats.errors import Error
+
         async with limited(timeout_s, "the inbox"), self._pool.connection() as connection, connection.transaction():
             fresh = await self.first(connection, message_id(message))
             if fresh:
-                await handler(connection, message)
-        async with limited(_STATEMENT_S, "the server of the message"):
-            await message.ack()
+                with theirs():
+                    await handler(connection, message)
+        try:
+            async with asyncio.timeout(_STATEMENT_S):
+                await message.ack()
+        except (Error, OSError) as error:
+            _log.warning("a message that was handled is not acknowledged: %s", type(error).__name__)
         return fresh
+
+    async def consume(
+        self,
+        handler: Handler,
+        *,
+        stream: str | None = None,
+        batch: int = 10,
+        timeout_s: float = 30.0,
+        idle_s: float | None = None,
+    ) -> int:
+        """Hand every message of the durable pull consumer of this name to ``handler``, as ``handle`` does, in turn.
+
+        Runs until it is cancelled, also over restarts of the servers; with ``idle_s`` it returns after nothing has come
+        for so many seconds. Returns for how many messages the handler ran. ``stream`` is needed where several streams
+        of the plane have such a consumer. Up to ``batch`` messages are held here; their ``ack_wait`` is extended.
+
+        A message that was not handled comes again after 1 s, doubled each time up to 30 s, and after 30 s at once where
+        the error is a HoldfastError that is not ``retryable``; how often, and what then, the consumer's ``max_deliver``
+        and ``dead_letter`` say. While the database cannot be reached no message is fetched. Raises ConfigurationError
+        where there is no such consumer, ConnectionFailed, OperationTimeout.
+        """
+        from holdfast.events.consuming import Consumption, find
+
+        if self._client is None:
+            raise ConfigurationError("only an inbox that plane.inbox() gives can consume")
+        found = await find(self._client, self._contract, self._consumer, stream)
+
+        async def handle(message: Msg) -> bool:
+            return await self.handle(message, handler, timeout_s=timeout_s)
+
+        return await Consumption(self._client, self._pool, found, handle, batch).run(idle_s)
 
     async def clean_up(self, *, keep_s: float | None = None) -> int:
         """Forget what any consumer handled longer than ``keep_s`` ago: by default, twice the longest age of a stream.
 
+        Where a stream keeps its messages for ever, and so may deliver them at any time, the default forgets nothing.
         The recoverer of each process does so now and then (``holdfast.work.recoverer``). Returns how many it was, some
         thousands at most.
         """

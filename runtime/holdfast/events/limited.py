@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 from holdfast.errors import ConnectionFailed, OperationTimeout
+
+_THEIRS: Final = "_holdfast_theirs"
 
 
 @asynccontextmanager
@@ -26,7 +29,19 @@ async def limited(seconds: float, what: str) -> AsyncIterator[None]:
 
         raise translate(error) from None
     except OSError as error:  # a TimeoutError is one
+        if _THEIRS in vars(error):
+            raise
         if deadline.expired():
             text = f"{what} did not end within {seconds:g} s; whether it took effect is unknown"
             raise OperationTimeout(text, driver_error=error) from None
         raise ConnectionFailed(f"{what} cannot be reached", driver_error=error) from None
+
+
+@contextmanager
+def theirs() -> Iterator[None]:
+    """Around a caller's code inside of ``limited``: its files and its servers are not ours, so its errors stay."""
+    try:
+        yield
+    except OSError as error:
+        vars(error)[_THEIRS] = True
+        raise

@@ -60,6 +60,11 @@ class Outbox:
         """Whether a stream of the plane takes a subject."""
         return self._streams.find(subject) is not None
 
+    def check(self, events: Iterable[Event]) -> None:
+        """Refuse what ``add_many`` would. Raises ConfigurationError, CodecError."""
+        for event in events:
+            _row(event, self._streams)
+
     async def add(
         self,
         connection: AsyncConnection[Any],
@@ -236,20 +241,22 @@ def _row(event: Event, streams: Streams) -> tuple[str, str, str, str]:
     if found is None:
         raise ConfigurationError(f"no stream of the plane takes the subject {event.subject!r}")
     stream, bound = found
-    headers = _headers({**trace_headers(), **event.headers})
+    named = {**trace_headers(), **event.headers}
+    check_headers(named)
+    headers = json.dumps(named)
     size = len(payload.encode()) + len(headers.encode()) + _HEADROOM_BYTES
     if bound is not None and size > bound:
         raise CodecError(f"an event of {size} bytes is larger than a message of stream {stream} may be: {bound} bytes")
     return str(uuid4()), event.subject, payload, headers
 
 
-def _headers(headers: Mapping[str, str]) -> str:
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """Refuse what is no header, or not an application's. Raises ConfigurationError."""
     for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name) or _LINE_BREAKS.search(value):
-            raise ConfigurationError(f"{name!r} is no header, or its value holds a line break")
+        if not isinstance(value, str) or not _HEADER_NAME.fullmatch(name) or _LINE_BREAKS.search(value):
+            raise ConfigurationError(f"{name!r} is no header, or its value is no text of one line")
         if name.lower().startswith("nats-"):
             raise ConfigurationError(f"the header {name} is set by the relay or by the server")
-    return json.dumps(dict(headers))
 
 
 def _require_transaction(connection: AsyncConnection[Any]) -> None:

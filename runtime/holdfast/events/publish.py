@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from holdfast import points
-from holdfast.errors import ConnectionFailed, HoldfastError, OperationTimeout
-from holdfast.events.outbox import EXPECTED_STREAM, MESSAGE_ID, Streams
+from holdfast.errors import ConfigurationError, ConnectionFailed, HoldfastError, OperationTimeout
+from holdfast.events.outbox import EXPECTED_STREAM, MESSAGE_ID, Streams, check_headers, check_subject
 from holdfast.kv.link import Link, Silence
+from holdfast.tasks import together
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 #: The duplicate window of a stream that declares none (NATS documentation, Streams).
 _DEFAULT_WINDOW_S: Final = 120.0
-#: A row this much younger than the window is left to the server.
-_MARGIN_S: Final = 10.0
+#: How long a batch may take.
+STEP_S: Final = 60.0
+#: A row this much younger than the window is left to the server. It may be sent as late as its batch ends.
+_MARGIN_S: Final = STEP_S + 10.0
 #: Error codes of JetStream that no repetition mends: message too large, not the expected stream (server, errors.json).
 _FINAL: Final = {10054: "it is larger than its stream allows", 10060: "another stream than declared took it"}
 _NO_MESSAGE: Final = 10037
@@ -53,12 +56,12 @@ class Publisher:
         self._windows = {name: spec.duplicate_window_s or _DEFAULT_WINDOW_S for name, spec in contract.streams.items()}
 
     async def publish(self, rows: Sequence[Row], skipped: Collection[str] = ()) -> Report:
-        """Send all but those of the streams ``skipped``; nothing is raised but cancellation."""
+        """Send all but those of the streams ``skipped``; what fails is in the report."""
         report = Report()
         lanes: dict[str, list[Row]] = {}
         for row in rows:
             lanes.setdefault(row.subject, []).append(row)
-        await asyncio.gather(*(self._lane(subject, lane, skipped, report) for subject, lane in lanes.items()))
+        await together(self._lane(subject, lane, skipped, report) for subject, lane in lanes.items())
         if report.down and not report.done:
             report.is_reachable = await self._is_reachable()
         return report
@@ -80,6 +83,7 @@ class Publisher:
         stream = found[0]
         if stream in skipped:
             return
+        lane = [row for row in lane if _is_sound(row, report)]
         try:
             for row in await self._missing(stream, subject, lane, report):
                 async with self._slots:
@@ -99,15 +103,21 @@ class Publisher:
         except MaxPayloadError:
             report.refused[row.outbox_id] = "it is larger than the server allows"
             return
-        error = answer.get("error")
-        if error is None:
-            points.reach("relay.acknowledged")
-            report.done.append(row.outbox_id)
-            report.duplicates += bool(answer.get("duplicate"))
-        elif (reason := _FINAL.get(error.get("err_code"))) is not None:
-            report.refused[row.outbox_id] = reason
-        else:
-            raise ConnectionFailed(f"stream {stream} does not take events now (error {error.get('err_code')})")
+        code = _code_of(answer)
+        if code is not None:
+            if code not in _FINAL:
+                raise ConnectionFailed(f"stream {stream} does not take events now (error {code})")
+            report.refused[row.outbox_id] = _FINAL[code]
+            return
+        # Whoever hears the subject may answer before the stream does.
+        is_acknowledged = answer.get("stream") == stream and isinstance(answer.get("seq"), int)
+        if not is_acknowledged and await self._last(stream, row.subject) != str(row.outbox_id):
+            raise ConnectionFailed(
+                f"somebody else answered for stream {stream}: subscribers to it must send no replies"
+            )
+        points.reach("relay.acknowledged")
+        report.done.append(row.outbox_id)
+        report.duplicates += bool(is_acknowledged and answer.get("duplicate"))
 
     async def _missing(self, stream: str, subject: str, lane: list[Row], report: Report) -> list[Row]:
         """The rows of a lane that the stream does not hold.
@@ -115,16 +125,9 @@ class Publisher:
         The server tells for young ones. Of those older than its window a relay that crashed may have sent some: as it
         sends in order, the last message of the subject says how many.
         """
-        if max(row.age_s for row in lane) < self._windows[stream] - _MARGIN_S:
+        if max((row.age_s for row in lane), default=0.0) < self._windows[stream] - _MARGIN_S:
             return lane
-        request = json.dumps({"last_by_subj": subject}).encode()
-        answer = await self._request(f"$JS.API.STREAM.MSG.GET.{stream}", request, None)
-        error = answer.get("error")
-        if error is not None:
-            if error.get("err_code") == _NO_MESSAGE:
-                return lane
-            raise ConnectionFailed(f"stream {stream} cannot be read now (error {error.get('err_code')})")
-        last = _message_id(answer["message"].get("hdrs"))
+        last = await self._last(stream, subject)
         for place, row in enumerate(lane):
             if str(row.outbox_id) == last:
                 there = lane[: place + 1]
@@ -133,9 +136,24 @@ class Publisher:
                 return lane[place + 1 :]
         return lane
 
+    async def _last(self, stream: str, subject: str) -> str | None:
+        """The id of the last message of a subject."""
+        request = json.dumps({"last_by_subj": subject}).encode()
+        answer = await self._request(f"$JS.API.STREAM.MSG.GET.{stream}", request, None)
+        code = _code_of(answer)
+        if code == _NO_MESSAGE:
+            return None
+        message = answer.get("message")
+        if code is not None or not isinstance(message, dict):
+            raise ConnectionFailed(f"stream {stream} cannot be read now (error {code})")
+        return _message_id(message.get("hdrs"))
+
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+        """What is answered, empty where that is no JSON object. Raises ConnectionFailed, OperationTimeout."""
         from nats.errors import Error, MaxPayloadError, NoRespondersError
 
+        if not self._client.is_connected:  # nats-py would keep it and send it past the stream's window
+            raise ConnectionFailed("NATS cannot be reached")
         try:
             async with asyncio.timeout(self._timeout_s + 1):
                 reply = await self._client.request(subject, payload, timeout=self._timeout_s, headers=headers)
@@ -147,8 +165,29 @@ class Publisher:
             raise OperationTimeout("JetStream did not acknowledge in time", driver_error=error) from None
         except (Error, OSError) as error:
             raise ConnectionFailed("NATS cannot be reached", driver_error=error) from None
-        answer: dict[str, Any] = json.loads(reply.data)
-        return answer
+        try:
+            answer = json.loads(reply.data)
+        except ValueError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
+
+def _is_sound(row: Row, report: Report) -> bool:
+    """Whether a row, which anybody may have written, can be sent at all; if not, it is refused."""
+    try:
+        check_subject(row.subject)
+        check_headers(row.headers)
+    except ConfigurationError as error:
+        report.refused[row.outbox_id] = str(error)
+        return False
+    return True
+
+
+def _code_of(answer: dict[str, Any]) -> int | None:
+    """The error code of JetStream, or None where it is no error of JetStream's."""
+    error = answer.get("error")
+    code = error.get("err_code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) else None
 
 
 def _message_id(headers: str | None) -> str | None:

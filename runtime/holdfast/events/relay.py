@@ -30,7 +30,7 @@ from holdfast import points
 from holdfast.errors import HoldfastError
 from holdfast.events.limited import limited
 from holdfast.events.outbox import Streams, qualified
-from holdfast.events.publish import Publisher, Report
+from holdfast.events.publish import STEP_S, Publisher, Report
 from holdfast.events.wake import Direct, Listener
 from holdfast.tasks import end
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("holdfast.relay")
 
-_STATEMENT_S, _STEP_S = 10.0, 60.0
+_STATEMENT_S = 10.0
 #: How often: look from the start again, look for what holds events back, delete what is published.
 _RESCAN_S, _WATCH_S, _CLEAN_S = 60.0, 1.0, 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
@@ -183,10 +183,11 @@ class Relay:
             try:
                 moved = await self.step()
                 await self._look_after()
-            except HoldfastError as error:
+            except Exception as error:  # a fault of ours must not keep everybody's events back for good
                 self._failures += 1
                 self._cursor = None
-                _log.warning("the relay could not go on and tries again: %s", error)
+                is_known = isinstance(error, HoldfastError)
+                _log.warning("the relay could not go on and tries again: %s", error, exc_info=not is_known)
                 await self._rest_for(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 continue
@@ -205,7 +206,7 @@ class Relay:
         if now >= self._rescan_at or (self._down and now >= self._retry_at):
             self._cursor, self._rescan_at = None, now + _RESCAN_S
             self._down.clear()
-        async with limited(_STEP_S, "the outbox"), self._pool.connection() as connection:
+        async with limited(STEP_S, "the outbox"), self._pool.connection() as connection:
             if not await self._anything(connection):
                 return 0
             async with connection.transaction():

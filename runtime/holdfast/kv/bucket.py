@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from holdfast.errors import (
     ConfigurationError,
@@ -69,7 +69,7 @@ class Bucket:
         self.incarnation = 0
         self.max_age_s = 0.0
         self.history = 1
-        self.allows_ttl = False
+        self.allows_ttl = self._in_memory = False
         self.timeout_s = timeout_s
         self.stream: Final = f"KV_{spec.name}"
         self.prefix: Final = f"$KV.{spec.name}."
@@ -78,6 +78,9 @@ class Bucket:
         self._numbers = count()
         self._filters: dict[str, str] = {}
         self._highest = 0
+        #: What the bucket should have and has not: it went back, and nothing is read or written until it is rebuilt.
+        self.missing: Position | None = None
+        self._behind_s: float | None = None
         #: Newest revision written or watched of a key, and when it was noted.
         self._floors: dict[str, tuple[int, float]] = {}
         # Reasons to think that the bucket may be another one, and how many of them the last look has cleared.
@@ -137,14 +140,14 @@ class Bucket:
         """The first message that is still there at or after ``revision``; ``subject`` is a full one or a wildcard."""
         return await self._message({"seq": revision, "next_by_subj": subject}, timeout_s)
 
-    async def entries(self, pattern: str = ">") -> AsyncIterator[Entry]:
+    async def entries(self, pattern: str = ">", *, after: Position | None = None) -> AsyncIterator[Entry]:
         """The newest message of every key, deletes and markers too, in the order of revisions.
 
-        A key that is written meanwhile may come twice, the newer entry later.
+        A key that is written meanwhile may come twice, the newer entry later. ``after`` leaves out what is not newer.
         """
         from holdfast.kv.watching import heads
 
-        async for entry in heads(self, pattern):
+        async for entry in heads(self, pattern, after):
             yield entry
 
     def watch(self, pattern: str = ">", *, after: Position | None = None, initial: bool = True) -> Watch:
@@ -259,10 +262,71 @@ class Bucket:
     # The bucket itself ---------------------------------------------------------------------------------------
 
     async def refresh_incarnation(self) -> int:
-        """Ask the leader when the bucket was created. Raises ConsistencyViolation if that went back."""
+        """Ask the leader when the bucket was created. Raises ConsistencyViolation if the bucket went back."""
         self._reasons += 1
         await self._be_sure()
         return self.incarnation
+
+    async def require(self, position: Position) -> None:
+        """Raise ConsistencyViolation unless the bucket has come to a position that somebody has had from it.
+
+        Revisions that are given again would lose against those of the database. Asks only where that is not known.
+        """
+        if position > Position(self.incarnation, self._highest):
+            await self.refresh_incarnation()
+        if position > Position(self.incarnation, self._highest):
+            await self._reach(position)
+
+    @property
+    def highest(self) -> int:
+        """The highest revision that the bucket has shown here."""
+        return self._highest
+
+    async def _reach(self, wanted: Position, *, is_patient: bool = True) -> dict[str, Any]:
+        """STREAM.INFO of a bucket that has come to ``wanted``. Raises ConsistencyViolation for one that went back.
+
+        Its server lost writes with its power, or an older store was put in its place, or a server made it whose clock
+        is behind. A leader with followers is given time to catch up. A bucket in memory may begin again.
+        """
+        end = time.monotonic() + self.timeout_s
+        while True:
+            answer = await self.state(is_patient=is_patient)
+            here = Position(messages.nanoseconds(answer["created"]), int(answer["state"]["last_seq"]))
+            if self.missing is not None:
+                if here.incarnation <= self.missing.incarnation:
+                    raise self.went_back()
+                _log.warning("the bucket %s, which had gone back, was rebuilt", self.name)
+                self.missing = None
+            if here >= wanted:
+                self._behind_s = None
+                if here.incarnation == self.incarnation:
+                    self._highest = max(self._highest, here.revision)
+                return answer
+            if answer["config"].get("storage") == "memory" and here.incarnation == wanted.incarnation:
+                self._highest = here.revision
+                self._floors.clear()
+                return answer
+            now = time.monotonic()
+            self._behind_s = now if self._behind_s is None else self._behind_s
+            if answer["config"].get("num_replicas", 1) == 1 or now - self._behind_s > _SETTLED_S:
+                self.give_up(wanted)
+            if now > end:
+                raise OperationTimeout(f"the leader of the bucket {self.name} is behind; nothing was changed")
+            await asyncio.sleep(_STALE_PAUSES_S[1])
+
+    def give_up(self, wanted: Position) -> NoReturn:
+        """Use a bucket no more that has lost ``wanted``. Raises ConsistencyViolation, and so does all that follows."""
+        self._behind_s, self.missing = None, wanted
+        self._reasons += 1
+        _log.error("%s", self.went_back())
+        raise self.went_back()
+
+    def went_back(self) -> ConsistencyViolation:
+        """The error of a bucket with something ``missing``."""
+        return ConsistencyViolation(
+            f"the bucket {self.name} went back behind what it had acknowledged, so nothing is written any more: look at"
+            f" the servers' disks and clocks, and delete its stream {self.stream}; `holdfast apply` rebuilds it"
+        )
 
     def on_rebuilt(self, callback: Callable[[int], None]) -> Callable[[], None]:
         """Call ``callback(incarnation)`` whenever the bucket is found to be a new one; the answer ends that."""
@@ -292,11 +356,12 @@ class Bucket:
 
     async def _look(self, *, is_patient: bool = True) -> None:
         reasons = self._reasons, self.link.reconnects
-        answer = await self.state(is_patient=is_patient)
+        answer = await self._reach(Position(self.incarnation, self._highest), is_patient=is_patient)
         self._cleared = reasons
         config, created = answer["config"], messages.nanoseconds(answer["created"])
         self.max_age_s = config.get("max_age", 0) / 1e9
         self.history = int(config.get("max_msgs_per_subject", 1))
+        self._in_memory = config.get("storage") == "memory"
         self.allows_ttl = bool(config.get("allow_msg_ttl", False))
         # The server that answers, the leader, writes its release here since 2.11.
         release = str((config.get("metadata") or {}).get("_nats.ver", "0.0")).split(".")
@@ -304,13 +369,9 @@ class Bucket:
         self._is_supported = min((int(release[0]), int(release[1])), (version.major, version.minor)) >= OLDEST_SERVER
         if created == self.incarnation:
             return
-        if created < self.incarnation:
-            raise ConsistencyViolation(
-                f"the bucket {self.name} was rebuilt by a server whose clock is behind: its creation time went back"
-            )
         is_rebuilt = self.incarnation != 0
         self.incarnation = created
-        self._highest = 0
+        self._highest = int(answer["state"]["last_seq"])
         self._floors.clear()
         if is_rebuilt:
             for listener in tuple(self._listeners):
@@ -424,6 +485,8 @@ class Bucket:
         """Which bucket holds a write that was acknowledged: the one it was meant for, or one that was built since."""
         await self._be_sure()
         if self.incarnation == incarnation:
+            if revision <= write.floor and not self._in_memory:
+                self.give_up(Position(incarnation, write.floor))
             return incarnation
         stored = await self.following(write.subject, revision)
         is_here = stored is not None and stored.headers.get(WRITE_ID) == write.write_id

@@ -11,6 +11,8 @@ WRITE_ID = "Holdfast-Write-Id"
 EPOCH = "Holdfast-Epoch"
 #: "sql" for what hydration brought from the database: it need not go back there, and no event follows.
 ORIGIN = "Holdfast-Origin"
+#: The position at which a value that was put into the bucket again had been written: only its place is new.
+MOVED = "Holdfast-Moved-From"
 #: Version of the schema of the value, for upcasters.
 SCHEMA = "Holdfast-Schema"
 #: Time of the write in milliseconds since 1970, by the writer's clock; breaks ties, decides nothing alone.
@@ -53,3 +55,16 @@ class Entry(NamedTuple):
     operation: Operation
     headers: Mapping[str, str]
     created_ns: int
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether somebody put the value into the bucket again, such as hydration; other headers are lost then."""
+        return MOVED in self.headers
+
+    @property
+    def origin(self) -> Position:
+        """Where the value was written first."""
+        try:
+            return Position.parse(self.headers[MOVED])
+        except (KeyError, ValueError):
+            return self.position

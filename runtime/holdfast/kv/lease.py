@@ -121,7 +121,8 @@ async def acquire(bucket: Bucket, owner_key: str, holder: str, *, ttl_s: float, 
                 await ownership.claim(newest.position if newest is not None else 0)
             except asyncio.CancelledError:
                 if ownership.epoch.revision:
-                    await finish(ownership.release())
+                    with suppress(HoldfastError):
+                        await finish(ownership.release())
                 raise
             except VersionConflict:
                 tries += 1

@@ -140,9 +140,8 @@ class Ownership:
             if self.bucket.incarnation != self.epoch.incarnation:
                 await self._reclaim()
             fields[EPOCH] = self._name
-            write = self.bucket.prepare(
-                key, value(), expect=self._last, subtree=self.filter, ttl_s=ttl_s, headers=fields
-            )
+            said = value()
+            write = self.bucket.prepare(key, said, expect=self._last, subtree=self.filter, ttl_s=ttl_s, headers=fields)
             self._versions.pop(key, None)
             try:
                 return await self.bucket.perform(write)
@@ -153,7 +152,7 @@ class Ownership:
             finally:
                 if write.position is not None:
                     self._last = write.position
-                    if VERSION in fields:
+                    if VERSION in fields and said is not None:
                         self._versions[key] = int(fields[VERSION])
         raise VersionConflict(f"{key} was not written: others write below {self.prefix} without its lease")
 
@@ -187,6 +186,11 @@ class Ownership:
             return
         newest = await self.bucket.last(self.filter)
         lease = await self.bucket.get(self.key)
+        if newest is None or newest.position < self._last:
+            # Younger keys have expired, unless the bucket went back, and somebody else was given their revisions.
+            other = await self.bucket.following(f"{self.bucket.prefix}>", self._last.revision)
+            if other is not None and other.position == self._last and not other.key.startswith(f"{self.prefix}."):
+                self.bucket.give_up(self._last)
         if lease is None:
             await self._reclaim()
             return

@@ -274,13 +274,13 @@ class Watch:
             await asyncio.sleep(pause_s)
 
 
-async def heads(bucket: Bucket, pattern: str) -> AsyncIterator[Entry]:
+async def heads(bucket: Bucket, pattern: str, after: Position | None = None) -> AsyncIterator[Entry]:
     """All heads in one pass, as :meth:`Bucket.entries` says. Raises OperationTimeout when nothing comes for long."""
     target = await bucket.last(pattern)
-    if target is None:
+    if target is None or (after is not None and after >= target.position):
         return
     loop = asyncio.get_running_loop()
-    async with Watch(bucket, pattern, after=None, initial=True) as watch:
+    async with Watch(bucket, pattern, after=after, initial=True) as watch:
         end = loop.time() + bucket.timeout_s
         while True:
             entry = await watch.next(0.2)
@@ -288,12 +288,11 @@ async def heads(bucket: Bucket, pattern: str) -> AsyncIterator[Entry]:
                 end = loop.time() + bucket.timeout_s
                 yield entry
             # A consumer may stand on a follower: it is through when it has given what the leader had at the start.
-            if watch.pending == 0 and watch.caught_up.is_set():
-                if watch.has_seen(target.position):
+            if watch.pending == 0 and watch.caught_up.is_set() and watch.has_seen(target.position):
+                return
+            if entry is None:  # what was there at the start may have expired, also where it counts as pending still
+                target = await bucket.last(pattern)
+                if target is None or watch.has_seen(target.position):
                     return
-                if entry is None:  # what was there at the start may have expired
-                    target = await bucket.last(pattern)
-                    if target is None:
-                        return
             if loop.time() > end:
                 raise OperationTimeout(f"the keys of the bucket {bucket.name} could not be read in time")

@@ -22,7 +22,14 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from holdfast.contract import PoolSpec
-from holdfast.errors import ConnectionFailed, HoldfastError, OperationTimeout, PoolExhausted, TransactionFailed
+from holdfast.errors import (
+    CircuitOpen,
+    ConnectionFailed,
+    HoldfastError,
+    OperationTimeout,
+    PoolExhausted,
+    TransactionFailed,
+)
 from holdfast.sql import metrics
 from holdfast.sql.breaker import Breaker
 from holdfast.sql.connection import Connection
@@ -149,7 +156,11 @@ class Pool:
         """For ``Borrowed``."""
         if self._is_closed:
             raise ConnectionFailed("the pool is closed")
-        is_trial = self.breaker.enter()
+        try:
+            is_trial = self.breaker.enter()
+        except CircuitOpen:
+            await asyncio.sleep(0)  # whoever tries again at once must not keep the loop from all others
+            raise
         limit_s = self.spec.acquire_timeout if timeout_s is None else timeout_s
         started = time.monotonic()
         try:

@@ -158,7 +158,7 @@ class Transactions:
         """Await ``work(connection)`` in a transaction and commit; all of it again where that may help.
 
         ``work`` must have no effects but through the connection, for it may run several times. It says by raising
-        VersionConflict that it wants to start over. Raises HoldfastError.
+        VersionConflict that it wants to start over. Raises HoldfastError, and what else ``work`` raises as it is.
         """
         attempts = _Attempts(self.pool, self._table if context.is_once else None, work, context)
         try:
@@ -243,12 +243,13 @@ class _Attempts(Generic[T]):
             await connection.set_isolation_level(_LEVELS[choose_isolation(context)])
             transaction = connection.transaction()
             await transaction.__aenter__()
+            deadline = asyncio.timeout(context.timeout_s)
             try:
-                async with asyncio.timeout(context.timeout_s):
+                async with deadline:
                     value = await self._do(connection)
             except BaseException as error:
                 await transaction.__aexit__(*sys.exc_info())
-                if isinstance(error, TimeoutError):
+                if isinstance(error, TimeoutError) and deadline.expired():  # else it is the work's own
                     raise OperationTimeout(f"the transaction took longer than {context.timeout_s:g} s") from None
                 raise
             reach("transaction.done")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from uuid import UUID
 
-from holdfast.errors import CodecError, DuplicateKey, HoldfastError, NotFound, Unsupported
+from holdfast.errors import CodecError, ConsistencyViolation, DuplicateKey, HoldfastError, NotFound, Unsupported
+from holdfast.events.limited import limited
 from holdfast.kv.entry import ORIGIN, Position
 from holdfast.kv.lease import acquire
 from holdfast.kv.link import finish
 from holdfast.points import reach
-from holdfast.state import checkpoints
+from holdfast.state import checkpoints, stranded
 from holdfast.state.checkpoints import Checkpoint
 from holdfast.state.codec import Codec
 from holdfast.state.core import FLUSH_S, AgentCore
@@ -27,6 +30,7 @@ from holdfast.state.levels import ConsistencyLevel, read_strong
 from holdfast.state.lifecycle import Status
 from holdfast.state.schema import named_types, version_of
 from holdfast.state.writer import FORKED
+from holdfast.tasks import end
 
 if TYPE_CHECKING:
     from holdfast.state.home import Durability, Home
@@ -36,7 +40,9 @@ M = TypeVar("M")
 
 _MISSING: Final[Any] = object()
 _EVENTUAL: Final = ConsistencyLevel.EVENTUAL
-_CLOSE_FLUSH_S: Final = 5.0
+#: How long closing waits for the database, and for what a lease that is lost leaves to do.
+_CLOSE_FLUSH_S: Final = 3.0
+_CLOSE_CARE_S: Final = 1.0
 
 
 class AgentState(AgentCore, Generic[M]):
@@ -90,21 +96,32 @@ class AgentState(AgentCore, Generic[M]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        try:
+            await self.close()
+        except ConsistencyViolation:
+            if error is None:  # else that is told, and this was logged
+                raise
 
     async def close(self) -> None:
-        """Flush what the database takes within a few seconds, and give the lease back. The journal keeps the rest."""
+        """Flush what the database takes within a few seconds, and give the lease back. The journal keeps the rest.
+
+        Raises ConsistencyViolation, which names the keys, where acknowledged writes were lost with a deleted bucket.
+        """
         try:
-            if self.unflushed.kept and self._home.flusher is not None and self._home.flusher.trouble is None:
-                with contextlib.suppress(HoldfastError):
-                    await self.flush(timeout_s=_CLOSE_FLUSH_S)
+            flusher = self._home.flusher
+            if (self.unflushed.kept or self._doubtful) and flusher is not None and flusher.trouble is None:
+                await _briefly(self.flush(timeout_s=_CLOSE_FLUSH_S), _CLOSE_FLUSH_S)
         finally:
             if self._lease is not None:
                 with contextlib.suppress(HoldfastError):
                     await self._lease.release()
+                if not self._lease.ownership.is_released and self.needs_care():
+                    await _briefly(self.look_after(), _CLOSE_CARE_S)
             self._life.move(Status.COLD)
             self._life.end()
             self._closed(self)
+        if self.stranded:
+            raise stranded.error(self.agent_id, self.stranded)
 
     # Values --------------------------------------------------------------------------------------------------
 
@@ -148,8 +165,7 @@ class AgentState(AgentCore, Generic[M]):
         }
 
     async def _items_of_one_moment(self) -> dict[str, Any]:
-        await self.hydrate()
-        async with self._lock:  # no edit is half done
+        async with self.settled():  # no edit is half done
             self._require_sound(self._damaged)
             heads = dict(self._heads)
             unflushed = {key: kept.position for key, kept in self.unflushed.kept.items()}
@@ -160,13 +176,13 @@ class AgentState(AgentCore, Generic[M]):
         """Write a value. ``ack="sql"`` waits until the database has it, 30 seconds at most.
 
         ``correlation_id``, text of up to 255 characters, travels with the write and with its event. Raises BackPressure
-        while the database is too far behind.
+        while the database is too far behind, or the bucket three quarters full.
         """
         data = self.codec.encode(value)
         name = self._bucket_key(key)
         if correlation_id is not None and not check_text(correlation_id, MAX_LENGTH, "a correlation id").isprintable():
             raise CodecError("a correlation id is one line of text")
-        await self.admit(ack)
+        await self.admit(ack, len(data))
         async with self._lock:
             position = await self._commit(key, name, data, correlation_id)
         return Written(position, ack) if ack == "kv" else await self.acknowledge({key: position}, ack)
@@ -174,7 +190,7 @@ class AgentState(AgentCore, Generic[M]):
     async def delete(self, key: str, ack: Durability = "kv") -> Written:
         """Delete a key, whether or not it is there; the database keeps a tombstone of it."""
         name = self._bucket_key(key)
-        await self.admit(ack)
+        await self.admit(ack, is_delete=True)
         async with self._lock:
             position = await self._commit(key, name, None, None)
         return await self.acknowledge({key: position}, ack)
@@ -189,8 +205,8 @@ class AgentState(AgentCore, Generic[M]):
         name = self._bucket_key(key)
         await self.admit(ack)
         while True:
+            before = self._heads.get(key)  # taken first: whatever changes it while we read begins again
             value = await self._load(key)
-            before = self._heads.get(key)
             data = self.codec.encode(function(self._decoded(key, value, default)))
             async with self._lock:
                 if self._heads.get(key) is before:
@@ -226,13 +242,21 @@ class AgentState(AgentCore, Generic[M]):
     # The database --------------------------------------------------------------------------------------------
 
     async def flush(self, timeout_s: float = FLUSH_S) -> None:
-        """Wait until the database has everything written so far. Raises OperationTimeout."""
-        await self._until_durable({key: kept.position for key, kept in self.unflushed.kept.items()}, timeout_s)
+        """Wait until the database has everything written so far, also what was written with unknown outcome.
+
+        Raises OperationTimeout; Fenced and ConnectionFailed where such an outcome cannot be asked for.
+        """
+        deadline = time.monotonic() + timeout_s
+        if self._doubtful:
+            async with limited(timeout_s, "asking what became of a write"):
+                await self._require_owner()
+                await self._resolve()
+        positions = {key: kept.position for key, kept in self.unflushed.kept.items()}
+        await self._until_durable(positions, deadline - time.monotonic())
 
     async def checkpoint(self, name: str | None = None, *, trigger: str = "manual") -> Checkpoint:
         """Keep all values of this moment in the database, under a name if one is given."""
-        await self.hydrate()
-        async with self._lock:
+        async with self.settled():
             self._require_sound(self._damaged)
             heads = dict(self._heads)
         reach("checkpoint.read")
@@ -251,14 +275,13 @@ class AgentState(AgentCore, Generic[M]):
         database follows. Raises NotFound; CodecError where what changes does not fit into one message of NATS.
         """
         found, values, schema = await checkpoints.load(self._home, self.agent_id, which)
-        await self.hydrate()
         await self.replace(Edit(values, schema, {"type": "rolled_back", "data": checkpoints.told(found)}), "restore")
         return found
 
     async def replace(self, whole: Edit, what: str) -> None:
         """Make the state what ``whole`` says, without any other key, as one edit; wait for the database."""
         await self.admit("sql")
-        async with self._lock:
+        async with self.settled():
             heads = {key: head.value for key, head in self._heads.items() if not key.startswith(RESERVED)}
             wanted = {key: value for key, value in whole.values.items() if heads.get(key) != value}
             gone = [key for key, value in heads.items() if value is not None and key not in whole.values]
@@ -273,9 +296,8 @@ class AgentState(AgentCore, Generic[M]):
         bucket has it, and the database follows. Raises DuplicateKey when the other has a state of its own; LeaseHeld;
         CodecError where the state does not fit into one message of NATS.
         """
-        await self.hydrate()
         await self._register()
-        async with self._lock:
+        async with self.settled():
             self._require_sound(self._damaged)
             heads = dict(self._heads)
         values = {k: h.value for k, h in heads.items() if h.value is not None and not k.startswith(RESERVED)}
@@ -296,3 +318,15 @@ class AgentState(AgentCore, Generic[M]):
         if default is _MISSING:
             raise NotFound(f"the agent has no {key!r}")
         return default
+
+
+async def _briefly(work: Coroutine[Any, Any, object], most_s: float) -> None:
+    """Run it for so long; what it raises is dropped.
+
+    psycopg takes ten seconds to cancel a statement of a server that says nothing, unless it is cancelled again.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=most_s)
+    finally:
+        await end(task)

@@ -21,13 +21,13 @@ from holdfast.errors import (
     VersionConflict,
 )
 from holdfast.events.limited import limited
-from holdfast.kv.entry import CORRELATION, ORIGIN, SCHEMA, VERSION, Position
+from holdfast.kv.entry import CORRELATION, MOVED, ORIGIN, SCHEMA, VERSION, Position
 from holdfast.kv.lease import Lease
 from holdfast.kv.link import finish
 from holdfast.points import reach
-from holdfast.state import hydration
-from holdfast.state.edits import Edit, Record
-from holdfast.state.flush_sql import name_statement
+from holdfast.state import hydration, stranded
+from holdfast.state.edits import Edit, Record, renewed
+from holdfast.state.flush_sql import Change, name_statement
 from holdfast.state.home import Written, check_durability
 from holdfast.state.hydration import Head
 from holdfast.state.keys import EDIT_KEY, MAX_LENGTH, MAX_TYPE, RESERVED, bucket_key, check_text
@@ -74,6 +74,8 @@ class AgentCore:
         #: Version of the model that last edited the state, 0 where none did.
         self.schema = 0
         self.unflushed = Unflushed()
+        #: Keys whose last writes were lost with a bucket that stayed away for longer than the lease lasted.
+        self.stranded: set[str] = set()
 
     @property
     def status(self) -> Status:
@@ -99,9 +101,10 @@ class AgentCore:
     def _take(self, lease: Lease) -> None:
         """Begin as the owner: what an earlier time of this handle left in memory is another's to change since."""
         self._lease, self._loop = lease, asyncio.get_running_loop()
-        self._heads, self._damaged, self._doubtful = {}, set(), set()
-        self._complete, self.schema, self._newest_s = False, 0, 0.0
+        self._heads, self._damaged, self._doubtful, self._keys = {}, set(), set(), {}
+        self._complete, self.schema, self._newest_s, self._flushing = False, 0, 0.0, 0
         self.unflushed.kept.clear()
+        self.stranded = set()
 
     # Reading, inside -----------------------------------------------------------------------------------------
 
@@ -128,6 +131,16 @@ class AgentCore:
                 raise
             self._life.move(Status.ACTIVE)
 
+    @contextlib.asynccontextmanager
+    async def settled(self) -> AsyncGenerator[None, None]:
+        """Hold the lock while all keys are in memory and no write is of unknown outcome. Raises what hydrate does."""
+        while True:
+            await self.hydrate()
+            async with self._lock:
+                if self._complete and not self._doubtful:
+                    yield
+                    return
+
     async def _resolve(self) -> None:
         """Ask the bucket what became of writes whose outcome is unknown; an edit whose record it has is finished."""
         async with self._lock:
@@ -141,7 +154,7 @@ class AgentCore:
                 elif entry is not None and entry.operation != "expired":
                     self._heads[key] = Head(entry.value, entry.position)
                     if entry.headers.get(ORIGIN) != "sql":
-                        self.unflushed.add(key, entry.value, entry.position, self._version)
+                        self.unflushed.add(key, entry.value, entry.position)
                 elif key not in self.unflushed.kept:
                     # Only journal and database can tell now.
                     self._complete = False
@@ -198,7 +211,7 @@ class AgentCore:
         if head.in_bucket or head.value is None:
             return head
         name = bucket_key(self.agent_id, key)
-        headers = {ORIGIN: "sql"} | ({VERSION: str(head.version)} if head.version else {})
+        headers = {ORIGIN: "sql", MOVED: str(head.position)} | ({VERSION: str(head.version)} if head.version else {})
         position = await self.lease.writer.write(name, head.value, headers=headers)
         self._newest_s = time.monotonic()
         return Head(head.value, position)
@@ -281,9 +294,8 @@ class AgentCore:
         name = self._keys.get(key)
         if name is None:
             name = bucket_key(self.agent_id, key)
-            if key.startswith(RESERVED) and not internal:
-                raise CodecError(f"keys that begin with {RESERVED} are the library's own")
-            self._keys[key] = name
+        if key.startswith(RESERVED) and not internal:
+            raise CodecError(f"keys that begin with {RESERVED} are the library's own")
         return name
 
     def address(self, key: str) -> tuple[str, str]:
@@ -319,17 +331,18 @@ class AgentCore:
             self._keys.pop(key, None)
         else:
             self._heads[key] = Head(data, position)
+            self._keys[key] = name
         self._damaged.discard(key)
         self._doubtful.discard(key)
         self._newest_s = time.monotonic()
-        self.unflushed.add(key, data, position, self._version)
+        self.unflushed.add(key, data, position)
         reach("put.noted")
         return position
 
     async def write_at(self, key: str, data: bytes | None, expect: int, headers: Mapping[str, str]) -> Position:
         """Write a key if ``expect`` is still its last revision, and nothing else. Raises VersionConflict, Fenced."""
         name = self._bucket_key(key)
-        await self._home.pressure.admit()
+        await self._home.pressure.admit(len(data or b""), is_delete=data is None)
         async with self._lock:
             # Nobody but the holder of this lock writes below the lease; so what is read here stays until the write.
             head = await self._home.bucket.head(name)
@@ -341,7 +354,7 @@ class AgentCore:
         """Write a record, then its keys. The caller holds the lock, and lets nobody cancel this."""
         positions = {}
         data = edit.encode()
-        if len(data) > self._home.bucket.link.client.max_payload - _HEADERS_BYTES:
+        if len(data) > self._room:
             raise CodecError(
                 f"the {what} changes {len(data)} bytes, and must fit into one message of NATS: raise its max_payload"
             )
@@ -361,6 +374,11 @@ class AgentCore:
         reach(f"{what}.written")
         return positions
 
+    @property
+    def _room(self) -> int:
+        """How many bytes a value may have."""
+        return self._home.bucket.link.client.max_payload - _HEADERS_BYTES
+
     async def commit_fields(self, edit: Edit) -> dict[str, Position]:
         """Write an edit; one key alone needs no record. The caller holds the lock."""
         if len(edit.values) == 1 and edit.schema == self.schema:
@@ -373,10 +391,10 @@ class AgentCore:
         """Held while something is written."""
         return self._lock
 
-    async def admit(self, ack: Durability) -> None:
-        """Let a write pass. Raises BackPressure, and Unsupported where nobody can acknowledge it so."""
+    async def admit(self, ack: Durability, size: int = 0, *, is_delete: bool = False) -> None:
+        """Let a write of ``size`` bytes pass. Raises BackPressure; Unsupported where nobody can acknowledge it so."""
         check_durability(ack)
-        await self._home.pressure.admit()
+        await self._home.pressure.admit(size, is_delete=is_delete)
 
     async def acknowledge(self, positions: Mapping[str, Position], ack: Durability) -> Written:
         """Wait for the durability that was asked for."""
@@ -404,13 +422,29 @@ class AgentCore:
     # Told by the plane ---------------------------------------------------------------------------------------
 
     async def poll_database(self) -> None:
-        """Ask the database what it has of the unflushed keys: another process may have flushed them."""
-        keys = list(self.unflushed.kept)
-        if not keys:
+        """Ask the database what it has of the unflushed keys: another process may have flushed them.
+
+        Raises ConsistencyViolation where that cannot be, for the bucket has gone back.
+        """
+        try:
+            await self._ask_database()
+        except ConsistencyViolation:
+            raise
+        except HoldfastError as error:
+            _log.debug("the database cannot be asked: %s", error)
+
+    async def _ask_database(self) -> None:
+        kept = self.unflushed.kept
+        if not kept:
             return
-        with contextlib.suppress(HoldfastError):
-            for key, position in (await self._home.writer.positions(self.agent_id, keys)).items():
-                self.unflushed.flushed(key, position)
+        if self._home.bucket.missing is not None:
+            raise self._home.bucket.went_back()
+        held = await self._home.writer.positions(self.agent_id, list(kept))
+        later = [position for key, position in held.items() if key in kept and kept[key].position < position]
+        if later:
+            await self._home.bucket.require(max(later))
+        for key, position in held.items():
+            self.unflushed.flushed(key, position)
 
     async def put_again(self) -> None:
         """The bucket is a new one: everything that the database may lack goes into it again."""
@@ -419,18 +453,23 @@ class AgentCore:
 
     async def _put_again(self) -> None:
         created = self._home.bucket.incarnation
+        record, recorded = renewed(self.unflushed.kept, self._doubtful, self._room)
         for key, kept in sorted(self.unflushed.kept.items(), key=lambda item: item[1].position):
-            if kept.position.incarnation < created:
+            if kept.position.incarnation < created and key not in recorded:
                 name = self._bucket_key(key, internal=True)
-                position = await self._commit(key, name, kept.value, None)
+                more = {MOVED: str(kept.position)}
+                value = record if key == EDIT_KEY else kept.value
+                position = await self._commit(key, name, value, None, more)
                 self.unflushed.moved(key, kept.position, position)
+        if recorded:
+            self._doubtful.add(EDIT_KEY)  # its keys are finished from the record, before one of them is read
 
     def flush_phase(self, *, begins: bool) -> None:
         """The flusher begins or ceases to write keys of this agent."""
-        self._flushing += 1 if begins else -1
+        self._flushing = max(0, self._flushing + (1 if begins else -1))
         if begins:
             self._life.move(Status.FLUSHING)
-        elif self._flushing <= 0 and self._life.status is Status.FLUSHING:
+        elif not self._flushing and self._life.status is Status.FLUSHING:
             self._life.move(Status.ACTIVE)
 
     def _is_expired(self) -> bool:
@@ -448,32 +487,58 @@ class AgentCore:
     # Registration --------------------------------------------------------------------------------------------
 
     async def _register(self) -> None:
-        """Give the agent its row if the database answers soon; else the flusher makes one that is named later."""
+        """Give the agent its row if the database answers soon; else the flusher makes one that is named later.
+
+        Raises ConsistencyViolation where the bucket is behind the database: what is written now would be lost there.
+        """
         if self._registered:
             return
-        statement = name_statement(self._home.contract.names.registry_table)
+        names = self._home.contract.names
+        statement = name_statement(names.registry_table, names.state_table)
         try:
             async with limited(_REGISTER_S, "the database"), self._home.pools.primary.connection(_REGISTER_S) as conn:
-                await conn.execute(statement, [self.agent_id, self._type, self._name])
-            self._registered = True
+                cursor = await conn.execute(statement, [self.agent_id, self._type, self._name, self.agent_id])
+                latest = await cursor.fetchone()
         except HoldfastError as error:
             _log.info("agent %s is registered later: %s", self.agent_id, error)
+            return
+        if latest is not None:
+            await self._home.bucket.require(Position(*latest))
+        self._registered = True
 
     def needs_care(self) -> bool:
         """Whether ``look_after`` has anything to do."""
         self._expire()
-        if self._lease is None or self._lease.lost.is_set():
+        if self._lease is None:
             return False
+        if self._lease.lost.is_set():
+            return self._is_left_behind() and not self.stranded
         return not self._registered or self.unflushed.oldest_s() > _LATE_S or self._is_left_behind()
 
     async def look_after(self) -> None:
         """What the plane does for a handle now and then. What fails is tried again the next time."""
         with contextlib.suppress(HoldfastError):
+            if self.lease.lost.is_set():
+                await self.find_stranded()
+                return
             await self._register()
             if self.unflushed.oldest_s() > _LATE_S:
                 await self.poll_database()
             if self._is_left_behind():
                 await self.put_again()
+
+    def unflushed_changes(self) -> list[Change]:
+        """What the database may lack."""
+        epoch, kept = self.lease.ownership.epoch.revision, self.unflushed.kept
+        return [Change(self.agent_id, key, each.value, each.position, epoch) for key, each in kept.items()]
+
+    async def find_stranded(self) -> None:
+        """Once fenced: note and tell what is lost with a bucket that is no more. See ``stranded.py``."""
+        await self._ask_database()
+        self.stranded = await stranded.find(self._home, self.agent_id, self.unflushed_changes())
+        self._home.stranded.update((self.agent_id, key) for key in self.stranded)
+        if self.stranded:
+            _log.error("%s", stranded.error(self.agent_id, self.stranded))
 
     def _is_left_behind(self) -> bool:
         """Whether something unflushed was written to a bucket that is no more."""

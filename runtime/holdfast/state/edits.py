@@ -8,13 +8,17 @@ rows of the record in one transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import CodecError
 from holdfast.kv.entry import Entry, Position
 from holdfast.state.codec import canonical
+from holdfast.state.keys import EDIT_KEY
+
+if TYPE_CHECKING:
+    from holdfast.state.unflushed import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,27 @@ class Edit:
 def unfinished(edit: Edit, written: Position, heads: Mapping[str, Position]) -> dict[str, bytes | None]:
     """What of an edit is still to be put under its keys, given where the keys' newest values stand."""
     return {key: value for key, value in edit.values.items() if key not in heads or heads[key] < written}
+
+
+def renewed(kept: Mapping[str, Kept], doubtful: Collection[str], room: int) -> tuple[bytes | None, set[str]]:
+    """The unflushed record of an edit as it is to be put again, None without one; and the keys that only it has.
+
+    In its new place the record is newer than what was written after it. So it takes over what its keys have since, and
+    leaves out what the database has already. ``room``: the most bytes that it may have.
+    """
+    record = kept.get(EDIT_KEY)
+    if record is None or record.value is None:
+        return None, set()
+    edit = Edit.decode(record.value)
+    newer = {key: kept[key].value for key in edit.values if key in kept and kept[key].position > record.position}
+    alone = (edit.values.keys() & set(doubtful)) - newer.keys()
+    values = {key: newer.get(key, old) for key, old in edit.values.items() if key in newer or key in alone}
+    data = replace(edit, values=values).encode()
+    if len(data) > room:
+        # Larger than the edit was: what was written since is put by itself.
+        unchanged = {key: value for key, value in values.items() if value == edit.values[key]}
+        data = replace(edit, values=unchanged).encode()
+    return data, alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from holdfast.state.codec import checksum
 from holdfast.state.edits import Edit
 from holdfast.state.keys import EDIT_KEY
 
+#: Values that one statement takes, bytes: more of them are not written within its time limit.
+LARGEST_BYTES: Final = 8 << 20
 #: A row only moves forward, whoever writes it and however late.
 GUARD: Final = (
     "st.kv_incarnation IS NULL OR (st.kv_incarnation, st.kv_revision) < (excluded.kv_incarnation, excluded.kv_revision)"
@@ -33,6 +35,11 @@ class Change(NamedTuple):
     def row(self) -> tuple[UUID, str]:
         """The key of its row."""
         return self.agent_id, self.state_key
+
+    @property
+    def size(self) -> int:
+        """Bytes of its value."""
+        return len(self.value or b"")
 
 
 def newest(changes: Iterable[Change]) -> dict[tuple[UUID, str], Change]:
@@ -56,6 +63,16 @@ def expand(change: Change) -> list[Change]:
         return [change]
     parts = [change._replace(state_key=key, value=value) for key, value in edit.values.items() if key != EDIT_KEY]
     return [change, *parts]
+
+
+def fitting(changes: Sequence[Change]) -> int:
+    """How many of the first may be written together: LARGEST_BYTES of values, or one change that is larger."""
+    size = 0
+    for number, change in enumerate(changes):
+        size += change.size
+        if number and size > LARGEST_BYTES:
+            return number
+    return len(changes)
 
 
 def columns(changes: Sequence[Change]) -> list[list[Any]]:
@@ -99,12 +116,18 @@ SELECT n.agent_id, 'agent', n.agent_id::text FROM unnest(%s::uuid[]) AS n (agent
     ON CONFLICT (agent_id) DO NOTHING"""
 
 
-def name_statement(registry_table: str) -> str:
-    """Register one agent by (id, type, name); a row that stood in for it takes type and name over."""
+def name_statement(registry_table: str, state_table: str) -> str:
+    """Register one agent by (id, type, name); a row that stood in for it takes type and name over.
+
+    Gives the latest position that the database has of its state (parameter: the id again), if it has any.
+    """
     return f"""
+WITH named AS (
 INSERT INTO {qualified(registry_table)} AS r (agent_id, agent_type, agent_name) VALUES (%s, %s, %s)
     ON CONFLICT (agent_id) DO UPDATE SET agent_type = excluded.agent_type, agent_name = excluded.agent_name
- WHERE r.agent_name = r.agent_id::text AND r.agent_name <> excluded.agent_name"""
+ WHERE r.agent_name = r.agent_id::text AND r.agent_name <> excluded.agent_name)
+SELECT st.kv_incarnation, st.kv_revision FROM {qualified(state_table)} AS st
+ WHERE st.agent_id = %s AND st.kv_incarnation IS NOT NULL ORDER BY 1 DESC, 2 DESC LIMIT 1"""
 
 
 def before_statement(state_table: str) -> str:
@@ -123,6 +146,15 @@ def positions_statement(state_table: str) -> str:
 SELECT st.state_key, st.kv_incarnation, st.kv_revision
   FROM {qualified(state_table)} AS st
  WHERE st.agent_id = %s AND st.state_key = ANY (%s::text[]) AND st.kv_incarnation IS NOT NULL"""
+
+
+def later_statement(state_table: str) -> str:
+    """The positions that the database holds of any rows, by (agents, keys)."""
+    return f"""
+SELECT st.agent_id, st.state_key, st.kv_incarnation, st.kv_revision
+  FROM {qualified(state_table)} AS st
+  JOIN unnest(%s::uuid[], %s::text[]) AS n (agent_id, state_key) USING (agent_id, state_key)
+ WHERE st.kv_incarnation IS NOT NULL"""
 
 
 def lifecycle_statement(lifecycle_table: str) -> str:

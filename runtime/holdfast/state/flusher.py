@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from holdfast.errors import CodecError, HoldfastError, TransactionFailed
+from holdfast.errors import CodecError, HoldfastError, OperationTimeout, TransactionFailed
 from holdfast.kv.entry import WRITE_ID, Position
+from holdfast.kv.pulling import Puller, wait_for_event
 from holdfast.points import reach
 from holdfast.sql.metrics import Window
-from holdfast.state.flush_sql import Change, expand, newest
-from holdfast.state.keys import FLUSHER_KEY
+from holdfast.state.flush_sql import LARGEST_BYTES, Change, expand, fitting, newest
+from holdfast.state.keys import EDIT_KEY, FLUSHER_KEY
 from holdfast.state.lag import Parked
-from holdfast.state.pulling import Puller, wait_for_event
 from holdfast.state.rebuilt import read_mark
 from holdfast.tasks import end
 
@@ -40,6 +40,7 @@ _log = logging.getLogger("holdfast.flusher")
 
 #: Messages held at once; more are not asked for until these are written.
 _HELD: Final = 2000
+_HELD_BYTES: Final = 64 << 20
 _LARGEST_BATCH: Final = 500
 #: What waits is claimed again after this part of the consumer's ack_wait, or else it is dealt out again.
 _CLAIM_PART: Final = 0.25
@@ -106,6 +107,10 @@ class Flusher:
         self._dirty_keys = max(1, contract.limits.flush_dirty_keys)
         self._interval_s = contract.limits.flush_interval
         self._held: list[_Held] = []
+        #: How many messages go into one batch now: fewer after one that was not written in time.
+        self._most = _LARGEST_BATCH
+        #: About how large the larger ones of the last messages were, bytes.
+        self._size = 1
         #: All that was dealt to us and is not answered, by the journal's sequence; a batch being written too.
         self._dealt: dict[int, _Held] = {}
         self._consumer = contract.names.flush_consumer
@@ -183,7 +188,8 @@ class Flusher:
                 return
 
     async def _flush_once(self) -> None:
-        batch, self._held = self._held[:_LARGEST_BATCH], self._held[_LARGEST_BATCH:]
+        taken = fitting([held.change for held in self._held[: self._most]])
+        batch, self._held = self._held[:taken], self._held[taken:]
         agents = {held.change.agent_id for held in batch}
         self.phase(agents, True)
         try:
@@ -198,12 +204,15 @@ class Flusher:
             self._hold_up(HoldfastError("a batch could not be flushed", driver_error=error), batch)
         else:
             self.trouble, self._pause_s, self._not_before = None, _FIRST_PAUSE_S, 0.0
+            self._most = min(self._most + self._most // 4 + 1, _LARGEST_BATCH)
         finally:
             self.phase(agents, False)
         self._puller.poke()
 
     def _hold_up(self, error: HoldfastError, batch: list[_Held]) -> None:
         self._held = batch + self._held
+        if isinstance(error, OperationTimeout):  # the same again would take as long
+            self._most = max(1, len(batch) // 2)
         if self.trouble is None or type(self.trouble) is not type(error):
             _log.warning("the flusher waits: %s", error)
         self.trouble = error
@@ -213,8 +222,9 @@ class Flusher:
 
     async def write_directly(self, rows: Sequence[Change]) -> None:
         """Commit changes of distinct rows that the journal may never deliver. Raises what the database raises."""
-        for start in range(0, len(rows), _LARGEST_BATCH):
-            await self._halve(rows[start : start + _LARGEST_BATCH])
+        largest = max((change.size for change in rows), default=0)
+        size = max(1, min(_LARGEST_BATCH, LARGEST_BYTES // max(1, largest)))
+        await (self._halve(rows) if len(rows) <= size else self._apart(rows, size))
 
     # One batch -----------------------------------------------------------------------------------------------
 
@@ -250,19 +260,36 @@ class Flusher:
     async def _halve(self, rows: Sequence[Change]) -> set[tuple[UUID, str]]:
         """Write all; where the database refuses the data, find the row that it refuses and park that one alone."""
         try:
-            await self._writer.write(rows)
+            later = await self._writer.write(rows)
         except (TransactionFailed, CodecError) as error:
             if not is_poison(error):
                 raise
             if len(rows) == 1:
                 return await self._park(rows[0], error)
-            middle = len(rows) // 2
-            return await self._halve(rows[:middle]) | await self._halve(rows[middle:])
+            return await self._apart(rows, len(rows) // 2)
+        if later:  # from another flusher, or from a bucket that has gone back since: then nothing is acknowledged
+            await self._bucket.require(max(later.values()))
         self.stats.written += len(rows)
-        positions = {change.row: change.position for change in rows}
+        positions = {change.row: change.position for change in rows if change.row not in later}
         self._unpark(positions)
         self.flushed(positions)
         return set()
+
+    async def _apart(self, rows: Sequence[Change], size: int) -> set[tuple[UUID, str]]:
+        """Write ``size`` rows at a time, records of edits last, and none of which a row is refused.
+
+        A record that the database has says that the whole edit is there: the next owner would not finish it.
+        """
+        parked: set[tuple[UUID, str]] = set()
+        fields = [change for change in rows if change.state_key != EDIT_KEY]
+        for start in range(0, len(fields), size):
+            parked |= await self._halve(fields[start : start + size])
+        lacking = {(change.agent_id, change.position) for change in fields if change.row in parked}
+        records = [change for change in rows if change.state_key == EDIT_KEY]
+        whole = [change for change in records if (change.agent_id, change.position) not in lacking]
+        for start in range(0, len(whole), size):
+            parked |= await self._halve(whole[start : start + size])
+        return parked | {change.row for change in records if (change.agent_id, change.position) in lacking}
 
     async def _park(self, change: Change, error: HoldfastError) -> set[tuple[UUID, str]]:
         """Keep one row aside, unless what the database has of it is newer anyway."""
@@ -305,7 +332,10 @@ class Flusher:
     # Messages ------------------------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        return 0 if self._stopping else min(_LARGEST_BATCH, _HELD - len(self._held))
+        if self._stopping:
+            return 0
+        room = _HELD_BYTES - sum(held.change.size for held in self._held)
+        return min(_LARGEST_BATCH, _HELD - len(self._held), room // self._size)
 
     async def _take(self, message: Msg, delivery: Delivery) -> None:
         if message.subject == self._mark:
@@ -339,6 +369,7 @@ class Flusher:
         )
         self._dealt[held.sequence] = held
         self._held.append(held)
+        self._size = max(1, change.size, self._size * 31 // 32)
         held_keys = len(self._held)
         if held_keys == 1 or held_keys == self._dirty_keys or self._clock() < self._asked_until:
             self._wake.set()
@@ -368,8 +399,11 @@ class Flusher:
 
 
 def is_poison(error: HoldfastError) -> bool:
-    """Whether the database refuses the data, not the moment: classes 22 and 23, and limits of size (54)."""
+    """Whether the database refuses the data, not the moment.
+
+    Classes 22 and 23, what a view (44) or a trigger (P0001, its RAISE) checks, and limits of size (54).
+    """
     if isinstance(error, CodecError):
         return True
     state: Any = getattr(error, "sqlstate", None)
-    return isinstance(state, str) and state[:2] in {"22", "23", "54"}
+    return isinstance(state, str) and (state == "P0001" or state[:2] in {"22", "23", "44", "54"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from uuid import UUID
 
 from holdfast.errors import Unsupported
 from holdfast.kv.entry import Position
@@ -55,3 +56,5 @@ class Home:
     writer: Writer
     flusher: Flusher | None
     holder: str
+    #: Agent and key of what owners here wrote to a bucket that was deleted, and lost before they could hand it over.
+    stranded: set[tuple[UUID, str]] = field(default_factory=set)

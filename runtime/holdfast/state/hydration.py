@@ -78,7 +78,10 @@ class Snapshot:
 
 
 async def read(bucket: Bucket, journal: Journal | None, pool: Pool, hydrate_function: str, agent_id: UUID) -> Snapshot:
-    """Read everything. Errors of the bucket or the journal are raised; one of the database is noted as ``trouble``."""
+    """Read everything. Errors of the bucket or the journal are raised; one of the database is noted as ``trouble``.
+
+    Raises ConsistencyViolation where the database has what the bucket has not come to yet; see ``Bucket.require``.
+    """
     snapshot = Snapshot()
     async for entry in bucket.entries(f"{agent_id}.state.>"):
         named = parse_bucket_key(entry.key)
@@ -93,6 +96,7 @@ async def read(bucket: Bucket, journal: Journal | None, pool: Pool, hydrate_func
     except HoldfastError as error:
         snapshot.trouble = error
     else:
+        await bucket.require(max((row.position for row in rows), default=_NOWHERE))
         merge_rows(snapshot, rows)
         snapshot.is_complete = True
     finish_edit(snapshot)

@@ -43,12 +43,19 @@ class Look:
     unsourced: int
     bucket_created_ns: int
     bucket_last: int
+    bucket_bytes: int
+    bucket_max_bytes: int
 
     @property
     def fullness(self) -> float:
         """How full the journal is, 0 to 1; the source stops at 1."""
         parts = (self.messages, self.max_messages), (self.bytes, self.max_bytes)
         return max((held / bound for held, bound in parts if bound > 0), default=0.0)
+
+    @property
+    def bucket_fullness(self) -> float:
+        """How full the bucket is, 0 to 1; it refuses everything at 1, leases too."""
+        return self.bucket_bytes / self.bucket_max_bytes if self.bucket_max_bytes else 0.0
 
 
 class Journal:
@@ -64,19 +71,29 @@ class Journal:
     async def look(self) -> Look:
         """Ask both streams how they stand. Raises ConnectionFailed, OperationTimeout, NotFound."""
         journal, bucket = await asyncio.gather(
-            self.ask(f"STREAM.INFO.{self.stream}"), self.ask(f"STREAM.INFO.KV_{self.bucket}")
+            self.ask(f"STREAM.INFO.{self.stream}", is_patient=False),
+            self.ask(f"STREAM.INFO.KV_{self.bucket}", is_patient=False),
         )
         return read_look(journal, bucket)
 
     async def unflushed(self, agent_id: UUID, created_ns: int) -> list[Change]:
-        """What the journal holds of an agent, without taking it away from the flusher. In no order."""
+        """What the journal holds of an agent, without taking it away from the flusher: each key's newest, in no order.
+
+        Where a key's last message is none to flush, all of its messages are there: an unflushed one may stand before
+        what hydration put back.
+        """
         found: list[Change] = []
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def walk(subject: str, count: int) -> None:
-            """Every message: an unflushed one may stand before what hydration put back."""
+        async def read(subject: str, count: int) -> None:
             after = 0
             async with gate:
+                last = await self._message({"last_by_subj": subject})
+                newest = self._change(last, created_ns) if last is not None else None
+                if newest is not None:
+                    found.append(newest)
+                if newest is not None or count == 1:
+                    return
                 while message := await self._next(subject, after + 1):
                     after, count = message["seq"], count - 1
                     change = self._change(message, created_ns)
@@ -86,7 +103,7 @@ class Journal:
                         return
 
         subjects = await self._subjects(f"{self._prefix}{agent_id}.state.>")
-        for error in await asyncio.gather(*(walk(*each) for each in subjects.items()), return_exceptions=True):
+        for error in await asyncio.gather(*(read(*each) for each in subjects.items()), return_exceptions=True):
             if error is not None:
                 raise error
         return found
@@ -157,16 +174,21 @@ class Journal:
         return named == change.row and held_id == write_id
 
     async def _next(self, subject: str, first: int) -> dict[str, Any] | None:
+        return await self._message({"seq": first, "next_by_subj": subject})
+
+    async def _message(self, which: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
-            answer = await self.ask(f"STREAM.MSG.GET.{self.stream}", {"seq": first, "next_by_subj": subject})
+            answer = await self.ask(f"STREAM.MSG.GET.{self.stream}", which)
         except NotFound:
             return None
         message: dict[str, Any] = answer["message"]
         return message
 
-    async def ask(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def ask(
+        self, subject: str, body: Mapping[str, Any] | None = None, *, is_patient: bool = True
+    ) -> dict[str, Any]:
         """One question to JetStream's API. Raises NotFound, ConnectionFailed, OperationTimeout."""
-        answer = await self._link.call(f"$JS.API.{subject}", body or {}, self._timeout_s)
+        answer = await self._link.call(f"$JS.API.{subject}", body or {}, self._timeout_s, is_patient=is_patient)
         if not isinstance(answer, Refusal):
             return answer
         if answer.status == _NOT_FOUND:
@@ -214,6 +236,8 @@ def read_look(journal: Mapping[str, Any], bucket: Mapping[str, Any]) -> Look:
         unsourced=unsourced,
         bucket_created_ns=nanoseconds(bucket["created"]),
         bucket_last=last,
+        bucket_bytes=int(bucket["state"]["bytes"]),
+        bucket_max_bytes=max(0, int(bucket["config"].get("max_bytes", 0))),
     )
 
 

@@ -53,7 +53,8 @@ class Consistency:
     bucket's keys, leases and deletes too; ``sql_rows`` living rows. ``avg_flush_ms`` and ``p95_ms`` are of this
     process's flusher in the last minute: how long a batch takes, and how old a write is when it is committed.
     ``violations`` counts how often an agent was found behind by more than the plane's consistency_window.
-    ``parked``: writes that this process's flusher was refused.
+    ``parked``: writes that this process's flusher was refused. ``stranded``: agents and keys of acknowledged writes
+    that were lost with a deleted bucket, because it stayed away for longer than their owner here had its lease.
     """
 
     lag_ms: Mapping[UUID, float]
@@ -64,10 +65,15 @@ class Consistency:
     p95_ms: float
     violations: int
     parked: tuple[Parked, ...]
+    stranded: tuple[tuple[UUID, str], ...]
 
 
 class Pressure:
-    """Slows writes down while the journal fills, and refuses them before it is full or the bucket forgets."""
+    """Slows writes down while the journal fills, and refuses them before it is full or the bucket forgets.
+
+    A bucket that fills is emptied by its time to live alone: it slows nothing down, but from three quarters on it takes
+    no values, so that leases and deletes have room.
+    """
 
     def __init__(self, journal: Journal, bucket: Bucket) -> None:
         self._journal = journal
@@ -78,15 +84,17 @@ class Pressure:
         #: When and where the source was first seen behind without having moved past that place since.
         self._behind: tuple[float, int] | None = None
         self._is_roomy = False
+        #: Bytes of values that passed and no look has seen yet.
+        self._passed = 0
 
-    async def admit(self) -> None:
-        """Let one write pass, perhaps after a moment. Raises BackPressure."""
+    async def admit(self, size: int = 0, *, is_delete: bool = False) -> None:
+        """Let one write of ``size`` bytes pass, perhaps after a moment. Raises BackPressure."""
         if time.monotonic() - self._looked_s >= _LOOK_S:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._refresh())
             if self._look is None or self._is_tight(self._look):
                 await asyncio.shield(self._looking)
-        look = self._look
+        look, self._passed = self._look, self._passed + size
         # Each write passes here: what a look tells is worked out once, when it is noted.
         if look is None or (self._is_roomy and self._behind is None) or not self._is_tight(look):
             return
@@ -94,6 +102,9 @@ class Pressure:
             raise BackPressure("the journal is three quarters full: the database must catch up first")
         if self._lag_s() > self._longest_lag_s():
             raise BackPressure("the journal does not keep up with the bucket, which would forget writes")
+        if not is_delete and look.bucket_bytes + self._passed > look.bucket_max_bytes * REFUSE_FROM > 0:
+            self._passed -= size
+            raise BackPressure("the bucket is three quarters full: wait for its time to live, or declare a larger one")
         if look.fullness >= SLOW_FROM:
             await asyncio.sleep(_LONGEST_DELAY_S * (look.fullness - SLOW_FROM) / (REFUSE_FROM - SLOW_FROM))
 
@@ -106,7 +117,8 @@ class Pressure:
         elif self._behind is None or sourced >= self._behind[1] or look.bucket_last < self._behind[1]:
             self._behind = (now, look.bucket_last)
         self._look, self._looked_s = look, now
-        self._is_roomy = look.fullness < SLOW_FROM
+        self._is_roomy = max(look.fullness, look.bucket_fullness) < SLOW_FROM
+        self._passed = 0
 
     async def close(self) -> None:
         """Stop looking."""
@@ -114,7 +126,7 @@ class Pressure:
             await end(self._looking)
 
     def _is_tight(self, look: Look) -> bool:
-        return look.fullness >= SLOW_FROM or self._lag_s() > self._longest_lag_s()
+        return max(look.fullness, look.bucket_fullness) >= SLOW_FROM or self._lag_s() > self._longest_lag_s()
 
     def _lag_s(self) -> float:
         return time.monotonic() - self._behind[0] if self._behind else 0.0
@@ -123,8 +135,12 @@ class Pressure:
         return self._bucket.max_age_s * _LAG_OF_TTL if self._bucket.max_age_s else float("inf")
 
     async def _refresh(self) -> None:
+        passed = self._passed
         try:
-            self.note(await self._journal.look())
+            look = await self._journal.look()
+            meanwhile = max(0, self._passed - passed)  # may be in the answer or not
+            self.note(look)
+            self._passed = meanwhile
         except HoldfastError as error:
             # The write itself will find out whether NATS is there.
             self._looked_s = time.monotonic()

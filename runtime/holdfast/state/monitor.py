@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, NotFound
 from holdfast.events.limited import limited
 from holdfast.events.outbox import qualified
-from holdfast.state.flush_sql import newest
+from holdfast.state.flush_sql import Change, newest
 from holdfast.state.lag import Consistency, lag_ms
 from holdfast.state.rebuilt import change_of
 
@@ -59,12 +59,16 @@ class Monitor:
 
     async def _round(self) -> None:
         home = self._home
-        before_ns = time.time_ns()
-        look = await home.journal.look()
+        before_ns, highest = time.time_ns(), home.bucket.highest
+        try:
+            look = await home.journal.look()
+        except NotFound:
+            await self._hand_over()
+            raise
         home.pressure.note(look)
         if home.flusher is not None:
             home.flusher.offset_ns = look.now_ns - (before_ns + time.time_ns()) // 2
-        if look.bucket_created_ns != home.bucket.incarnation:
+        if look.bucket_created_ns != home.bucket.incarnation or look.bucket_last < highest:
             await home.bucket.refresh_incarnation()
         await asyncio.gather(*(handle.look_after() for handle in tuple(self._handles()) if handle.needs_care()))
         if lag_ms(look) > home.contract.limits.consistency_window * 1000:
@@ -98,13 +102,28 @@ class Monitor:
             change = change_of(entry)
             if change is not None:
                 changes.append(change)
-        rows = newest(changes)
+        rows = await self._write(changes)
+        self.repaired += 1
+        return rows
+
+    async def _hand_over(self) -> None:
+        """The bucket is gone, perhaps for longer than a lease lasts: meanwhile the database gets what it lacks.
+
+        Later would be too late: the next owner would have read the rows by then.
+        """
+        held = [handle for handle in self._handles() if handle.owned and handle.lease.held]
+        await self._write([change for handle in held for change in handle.unflushed_changes()])
+
+    async def _write(self, changes: Sequence[Change]) -> int:
+        """Write changes past the journal. Returns of how many rows they are."""
+        home, rows = self._home, newest(changes)
         if home.flusher is not None:
             await home.flusher.write_directly(list(rows.values()))
         else:
-            await home.writer.write(list(rows.values()))
-            self.tell({row: change.position for row, change in rows.items()})
-        self.repaired += 1
+            later = await home.writer.write(list(rows.values()))
+            if later:
+                await home.bucket.require(max(later.values()))
+            self.tell({row: change.position for row, change in rows.items() if row not in later})
         return len(rows)
 
     def tell(self, positions: Mapping[tuple[UUID, str], Position]) -> None:
@@ -148,5 +167,6 @@ class Monitor:
             avg_flush_ms=stats.flush_ms.mean(0.0) if stats else 0.0,
             p95_ms=stats.lag_ms.percentile(0.95) if stats else 0.0,
             violations=self.violations,
+            stranded=tuple(sorted(home.stranded)),
             parked=tuple(home.flusher.parked.values()) if home.flusher is not None else (),
         )

@@ -80,7 +80,8 @@ class Rebuilt:
         """Write every head that is newer than the last sweep. Raises what bucket and database raise."""
         start = self._swept if self._swept.incarnation == self._bucket.incarnation else Position(0, 0)
         last, changes = start, []
-        async for entry in self._bucket.entries():
+        # Every second over the whole bucket would be too much; see the top for how long this goes on.
+        async for entry in self._bucket.entries(after=start if start.revision else None):
             if entry.position > start:
                 last = max(last, entry.position)
                 change = change_of(entry)

@@ -15,7 +15,6 @@ class Kept(NamedTuple):
 
     value: bytes | None
     position: Position
-    schema: int
     since_s: float
 
 
@@ -26,9 +25,9 @@ class Unflushed:
         self.kept: dict[str, Kept] = {}
         self._waiting: list[tuple[str, Position, asyncio.Future[None]]] = []
 
-    def add(self, key: str, value: bytes | None, position: Position, schema: int = 0) -> None:
+    def add(self, key: str, value: bytes | None, position: Position) -> None:
         """Note a write."""
-        self.kept[key] = Kept(value, position, schema, time.monotonic())
+        self.kept[key] = Kept(value, position, time.monotonic())
 
     def flushed(self, key: str, position: Position) -> None:
         """The database has ``position`` of a key, or something newer."""

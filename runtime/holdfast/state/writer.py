@@ -60,6 +60,7 @@ class Writer:
         self._noted = flush_sql.noted_statement(self._life_table)
         self._descent = flush_sql.descent_statement(names.registry_table)
         self._positions = flush_sql.positions_statement(self._table)
+        self._later = flush_sql.later_statement(self._table)
         self._known: set[UUID] = set()
         self._outbox = Outbox(contract) if events else None
         self._batch = events == "batch"
@@ -70,18 +71,26 @@ class Writer:
                 raise ConfigurationError("no stream of the plane takes agents.state.*, so no events can be sent")
             self._room = min((found[1] or LARGEST_BYTES) * 3 // 4, LARGEST_BYTES)
 
-    async def write(self, changes: Sequence[Change]) -> None:
-        """Commit changes of distinct rows in one transaction."""
+    async def write(self, changes: Sequence[Change]) -> dict[Row, Position]:
+        """Commit changes of distinct rows in one transaction. Returns where the database has something later."""
         if not changes:
-            return
+            return {}
         try:
-            await self._write(changes)
+            moved = await self._write(changes)
         except ConstraintViolation as error:
             if error.sqlstate != _NO_REGISTRY:
                 raise
             # Somebody deleted an agent that we knew to be registered.
             self._known -= {change.agent_id for change in changes}
-            await self._write(changes)
+            moved = await self._write(changes)
+        return {} if moved == len(changes) else await self._find_later(changes)
+
+    async def _find_later(self, changes: Sequence[Change]) -> dict[Row, Position]:
+        written = {change.row: change.position for change in changes}
+        async with limited(_STATEMENT_S, "the database"), self._pool.connection() as connection:
+            cursor = await connection.execute(self._later, [list(column) for column in zip(*written, strict=True)])
+            held = {(agent_id, key): Position(*position) for agent_id, key, *position in await cursor.fetchall()}
+        return {row: position for row, position in held.items() if position > written[row]}
 
     async def positions(self, agent_id: UUID, keys: Sequence[str]) -> dict[str, Position]:
         """What the database has of these keys; keys that it has not are left out."""
@@ -89,24 +98,25 @@ class Writer:
             cursor = await connection.execute(self._positions, [agent_id, list(keys)])
             return {key: Position(incarnation, revision) for key, incarnation, revision in await cursor.fetchall()}
 
-    async def _write(self, changes: Sequence[Change]) -> None:
+    async def _write(self, changes: Sequence[Change]) -> int:
+        """Returns how many rows moved."""
         strangers = sorted({change.agent_id for change in changes} - self._known)
         records = [change for change in changes if change.state_key == EDIT_KEY]
         async with limited(_STATEMENT_S, "the database"), self._pool.connection() as connection:
             if not (strangers or records or self._outbox):
-                await connection.execute(self._plain, flush_sql.columns(changes))
-                return
+                return (await connection.execute(self._plain, flush_sql.columns(changes))).rowcount
             async with connection.transaction():
                 if strangers:
                     await connection.execute(self._register, [strangers])
-                await self._write_and_tell(connection, changes, records)
+                moved = await self._write_and_tell(connection, changes, records)
         if len(self._known) > _KNOWN_AGENTS:
             self._known.clear()
         self._known.update(strangers)
+        return moved
 
     async def _write_and_tell(
         self, connection: AsyncConnection[Any], changes: Sequence[Change], records: Sequence[Change]
-    ) -> None:
+    ) -> int:
         before: dict[Row, StateRow] = {}
         if self._outbox:
             keys = [list(column) for column in zip(*sorted(change.row for change in changes), strict=True)]
@@ -126,6 +136,7 @@ class Writer:
         if self._outbox:
             told = [self._event(c, before.get(c.row), moved[c.row]) for c in changes if _is_told(c, moved)]
             await self._outbox.announce(connection, "state", told, batch=self._batch)
+        return len(moved)
 
     async def tell_parked(self, parked: Parked) -> None:
         """Note in the agent's life that the database refuses a write of it, unless that is there already."""

@@ -51,8 +51,8 @@ class Coordinator:
 
         Keys are written before rows, so that one commit decides; ``in_order`` keeps a saga's steps as they are given.
         ``timeout_s`` is the contract's ``saga_timeout`` unless given. Raises ConfigurationError and CodecError for
-        steps that cannot be journalled, and Unsupported for a two-phase commit where the plane cannot do one; every
-        other failure is a result.
+        steps that cannot be journalled and events that the outbox refuses, and Unsupported for a two-phase commit where
+        the plane cannot do one; every other failure is a result.
         """
         correlation = correlation_id or uuid4()
         if strategy is not Strategy.TWO_PHASE_COMMIT:

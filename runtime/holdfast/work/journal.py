@@ -6,38 +6,55 @@ a saga touches it, and one that nobody touched for a while may be claimed. All t
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from uuid import UUID
 
-from holdfast.errors import Fenced
+from holdfast.errors import CodecError, Fenced
 from holdfast.events.outbox import encode, qualified
 from holdfast.kv.entry import Position
 from holdfast.work.result import Strategy
-from holdfast.work.steps import KvStep, Step, dump, dump_value, load, load_value
+from holdfast.work.steps import KvStep, Step, dump, load
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from holdfast.contract import Contract
 
+#: The context of a saga with the time of its decision; what is noted stays.
+_DECIDED: Final = (
+    "jsonb_build_object('decided_ns', (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint) || context"
+)
+
+
+class Prior(NamedTuple):
+    """What a key held before a step: where its value had been written, and the decision that wrote it, if one did."""
+
+    position: Position
+    value: bytes | None
+    order: str | None = None
+
 
 @dataclass(frozen=True)
 class Noted:
-    """One step as the journal has it. ``prior`` is the key's last position before the step, None until it was read."""
+    """One step as the journal has it. ``prior`` is None until the key was read."""
 
     number: int
     state: str
     step: Step
-    prior: Position | None = None
-    prior_value: bytes | None = None
+    prior: Prior | None = None
     undo: str | None = None
 
 
 @dataclass(frozen=True)
 class Saga:
-    """One saga. ``left_s`` is the time to its deadline, by the database's clock when it was read."""
+    """One saga. ``left_s`` is the time to its deadline, by the database's clock when it was read.
+
+    ``decided_ns`` is the database's time since 1970 at which an eventual one was decided, once that is needed.
+    """
 
     saga_id: UUID
     correlation_id: UUID
@@ -48,6 +65,7 @@ class Saga:
     left_s: float
     steps: tuple[Noted, ...]
     reason: str | None = None
+    decided_ns: int = 0
 
     def with_step(self, noted: Noted) -> Self:
         return replace(self, steps=tuple(noted if old.number == noted.number else old for old in self.steps))
@@ -106,6 +124,8 @@ class Journal:
         if row is None:
             return None
         steps = await self.read_steps(connection, saga_id)
+        if row[4] not in {*Strategy}:
+            raise CodecError(f"this version of the library does not know the strategy of the saga {row[2]}")
         return Saga(row[0], row[1], row[2], row[3], Strategy(row[4]), row[5], row[6], steps, row[7])
 
     async def read_steps(self, connection: AsyncConnection[Any], saga_id: UUID) -> tuple[Noted, ...]:
@@ -153,16 +173,37 @@ class Journal:
                 current = replace(current, state="compensating", reason=reason)
         return current
 
-    async def note_prior(
-        self, connection: AsyncConnection[Any], saga: Saga, number: int, prior: Position, value: bytes | None
-    ) -> None:
+    async def outcome(self, connection: AsyncConnection[Any], saga_id: UUID) -> tuple[bool, int | None]:
+        """Whether a saga goes on, and the database's time since 1970 at which it was decided, if it was completed."""
+        cursor = await connection.execute(
+            f"""SELECT state IN ('running', 'compensating'),
+                       CASE WHEN state = 'completed' THEN (context->>'decided_ns')::bigint END
+                  FROM {self._sagas} WHERE saga_id = %s""",
+            [saga_id],
+        )
+        row = await cursor.fetchone()
+        return (row[0], row[1]) if row else (False, None)
+
+    async def note_decision(self, connection: AsyncConnection[Any], saga: Saga) -> None:
+        """Note when the open transaction decided, once. It holds its locks by now: who waits for them is later."""
+        await connection.execute(f"UPDATE {self._sagas} SET context = {_DECIDED} WHERE saga_id = %s", [saga.saga_id])
+
+    async def decided_ns(self, connection: AsyncConnection[Any], saga: Saga) -> int:
+        """The time that ``note_decision`` has noted."""
+        cursor = await connection.execute(
+            f"SELECT (context->>'decided_ns')::bigint FROM {self._sagas} WHERE saga_id = %s", [saga.saga_id]
+        )
+        row = await cursor.fetchone()
+        return int(row[0] or 0) if row else 0
+
+    async def note_prior(self, connection: AsyncConnection[Any], saga: Saga, number: int, prior: Prior) -> None:
         """Note what a key held before its step, so that it can be put back. Raises Fenced."""
         await self._change(
             connection,
             saga,
             number,
             "prior_incarnation = %s, prior_revision = %s, prior_value = %s",
-            [prior.incarnation, prior.revision, dump_value(value)],
+            [*prior.position, _dump_prior(prior)],
         )
 
     async def mark(
@@ -178,7 +219,8 @@ class Journal:
     async def finish(self, connection: AsyncConnection[Any], saga: Saga, state: str, reason: str | None = None) -> None:
         """Note the end. Raises Fenced."""
         cursor = await connection.execute(
-            f"UPDATE {self._sagas} SET state = %s, reason = %s WHERE saga_id = %s AND attempts = %s",
+            f"UPDATE {self._sagas} SET state = %s, reason = %s, context = {_DECIDED}"
+            " WHERE saga_id = %s AND attempts = %s",
             [state, reason, saga.saga_id, saga.epoch],
         )
         if cursor.rowcount != 1:
@@ -205,8 +247,18 @@ def is_decided(saga: Saga) -> bool:
 
 def _noted(row: Sequence[Any]) -> Noted:
     number, state, action, incarnation, revision, value, undo = row
-    prior = None if revision is None else Position(incarnation, revision)
-    return Noted(number, state, load(action), prior, load_value(value), undo)
+    prior = None
+    if revision is not None:
+        held, order = (value.get("base64"), value.get("order")) if value else (None, None)
+        prior = Prior(Position(incarnation, revision), None if held is None else base64.b64decode(held), order)
+    return Noted(number, state, load(action), prior, undo)
+
+
+def _dump_prior(prior: Prior) -> str | None:
+    held = {} if prior.value is None else {"base64": base64.b64encode(prior.value).decode()}
+    if prior.order is not None:
+        held["order"] = prior.order
+    return json.dumps(held) if held else None
 
 
 def _fenced(saga: Saga) -> Fenced:

@@ -5,9 +5,11 @@ A bucket with a journal is written by owners only: past the lease a write would 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from holdfast.errors import ConfigurationError, Fenced, LeaseHeld, VersionConflict
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from holdfast.kv.bucket import Bucket
     from holdfast.kv.entry import Entry, Position
     from holdfast.state.agent import AgentState
+
+#: So long a piece of work waits for another process that has the agent, perhaps for a step only.
+_WAIT_S: Final = 1.0
 
 
 class OwnedKeys:
@@ -51,16 +56,66 @@ class OwnedKeys:
             raise VersionConflict(str(error)) from None
 
 
+class _Shared:
+    """The handle of an agent that is not open here: opened for the first piece of work, closed after the last."""
+
+    def __init__(self, make: Callable[[float], AgentState[Any]]) -> None:
+        #: Pieces of work inside, and those that wait to be.
+        self.users = 0
+        self._make, self._lock = make, asyncio.Lock()
+        self._handle: AgentState[Any] | None = None
+
+    async def enter(self) -> AgentState[Any]:
+        end = time.monotonic() + _WAIT_S
+        async with self._lock:
+            if self._handle is None:
+                # The attempts of others count: however many come, none waits for longer.
+                handle = self._make(max(0.0, end - time.monotonic()))
+                await handle.__aenter__()
+                self._handle = handle
+            return self._handle
+
+    async def leave(self) -> None:
+        """Close it unless somebody else has come."""
+        async with self._lock:
+            if self._handle is not None and not self.users:
+                handle, self._handle = self._handle, None
+                await handle.close()
+
+
 def stores_of(
     contract: Contract,
     bucket: Callable[[str], Awaitable[Bucket]],
     owner: Callable[[UUID], AgentState[Any] | None],
-    agent: Callable[[UUID], AgentState[Any]],
+    agent: Callable[..., AgentState[Any]],
 ) -> Stores:
     """What ``plane.work`` writes to. ``owner`` gives an agent's open handle, ``agent`` makes one that takes its lease.
 
-    Raises LeaseHeld while another process owns the agent, and ConfigurationError for a key that has no owner to write.
+    Pieces of work share the handle that is made for them. Raises LeaseHeld while another process owns the agent, and
+    ConfigurationError for a key that has no owner to write.
     """
+
+    shared: dict[UUID, _Shared] = {}
+
+    @asynccontextmanager
+    async def borrowed(agent_id: UUID) -> AsyncIterator[AgentState[Any]]:
+        handle = owner(agent_id) if agent_id not in shared else None
+        if handle is not None:
+            yield handle
+            return
+        if agent_id not in shared:
+            shared[agent_id] = _Shared(lambda wait_s: agent(agent_id, wait_s=wait_s))
+        found = shared[agent_id]
+        found.users += 1
+        try:
+            yield await found.enter()
+        finally:
+            found.users -= 1
+            try:
+                await found.leave()
+            finally:
+                if not found.users and shared.get(agent_id) is found:
+                    del shared[agent_id]
 
     @asynccontextmanager
     async def store(step: KvStep, *, writes: bool = True) -> AsyncIterator[KeyStore]:
@@ -68,12 +123,7 @@ def stores_of(
         if contract.bucket(step.bucket).journal is None or not writes:
             yield opened
             return
-        agent_id = _parts(step.bucket, step.key)[0]
-        handle = owner(agent_id)
-        if handle is not None:
-            yield OwnedKeys(handle, opened)
-            return
-        async with agent(agent_id) as handle:
+        async with borrowed(_parts(step.bucket, step.key)[0]) as handle:
             yield OwnedKeys(handle, opened)
 
     return store

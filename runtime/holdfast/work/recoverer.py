@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import CodecError, HoldfastError
 from holdfast.events.inbox import Inbox
 from holdfast.events.limited import limited
 from holdfast.events.outbox import qualified
@@ -59,17 +59,33 @@ class Recoverer:
     async def step(self) -> list[Result]:
         """Settle what is there now. Raises what bucket and database raise; the rest is then still there."""
         results: list[Result] = []
+        trouble: Exception | None = None
         if self._two_phase:
-            results += await self._two_phase.recover(self._stale_s)
-        while len(results) < _MOST:
-            async with limited(_STATEMENT_S, "the journal"), self._pool.connection() as connection:
-                saga = await self._journal.claim(connection, self._stale_s)
-            if saga is None:
-                break
-            results.append(await self._sagas.resume(saga))
+            try:
+                results += await self._two_phase.recover(self._stale_s)
+            except Exception as error:  # sagas need not wait for it
+                trouble = error
+        results += await self._end_sagas()
         for result in results:
             level = logging.ERROR if result.outcome is Outcome.COMPENSATION_FAILED else logging.INFO
             _log.log(level, "work %s of another process: %s", result.work_id, result.outcome.value)
+        if trouble is not None:
+            raise trouble
+        return results
+
+    async def _end_sagas(self) -> list[Result]:
+        results = []
+        for _ in range(_MOST):
+            try:
+                async with limited(_STATEMENT_S, "the journal"), self._pool.connection() as connection:
+                    saga = await self._journal.claim(connection, self._stale_s)
+            except CodecError as error:
+                # It counts as taken up: the next claim gives another, and this one's turn comes again.
+                _log.warning("a saga that was left is not finished here: %s", error)
+                continue
+            if saga is None:
+                break
+            results.append(await self._sagas.resume(saga))
         return results
 
     async def clean_up(self) -> int:

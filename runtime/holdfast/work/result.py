@@ -32,7 +32,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Result:
-    """``work_id`` names the work in its journal. ``reason`` is why it was not done, ``errors`` what else went wrong."""
+    """``work_id`` names the work in its journal. ``reason`` is why it was not done, ``errors`` what else went wrong.
+
+    ``pending`` is how many steps are decided and not known to be carried out: a recoverer does them.
+    """
 
     outcome: Outcome
     work_id: str

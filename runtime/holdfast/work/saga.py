@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
 from holdfast import points
-from holdfast.errors import ConfigurationError, Fenced, HoldfastError, VersionConflict
+from holdfast.errors import ConfigurationError, ConnectionFailed, Fenced, HoldfastError, VersionConflict
 from holdfast.events.limited import limited
-from holdfast.events.outbox import Event, Outbox
-from holdfast.kv.entry import CORRELATION
+from holdfast.events.outbox import Outbox
 from holdfast.tasks import end
 from holdfast.work import keys, rows
 from holdfast.work.journal import Journal, Noted, Saga, is_decided
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 _STATEMENT_S, _TRANSACTION_S = 15.0, 30.0
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-_RACES = 10
+_RACES = 4
 T = TypeVar("T")
 
 
@@ -73,7 +72,7 @@ class Sagas:
         """Do all of it or none, and say which. A caller that is cancelled leaves it running to its end.
 
         ``timeout_s`` is None for the contract's ``saga_timeout``. Raises ConfigurationError and CodecError for steps
-        that cannot be journalled; every other failure is a result.
+        that cannot be journalled and events that the outbox refuses; every other failure is a result.
         """
         check(steps)
         saga = Saga(
@@ -86,6 +85,7 @@ class Sagas:
             left_s=self._limits.saga_timeout if timeout_s is None else timeout_s,
             steps=tuple(Noted(n, "planned", step) for n, step in enumerate(_ordered(steps, strategy, in_order))),
         )
+        self._outbox.check(step.event(str(saga.correlation_id)) for step in steps if isinstance(step, Emit))
         try:
             async with self._connection() as connection:
                 await self._journal.begin(connection, saga, context or {})
@@ -134,6 +134,9 @@ class Sagas:
             if not is_key:
                 await self._change_rows(saga, [noted.number for noted in group], is_last)
                 continue
+            if saga.strategy is Strategy.EVENTUAL_CONSISTENCY:
+                async with self._connection() as connection:
+                    saga = replace(saga, decided_ns=await self._journal.decided_ns(connection, saga))
             for noted in group:
                 if noted.state != "done":
                     saga = await self._write_key(saga, noted)
@@ -174,7 +177,12 @@ class Sagas:
                 continue
             try:
                 await self._undo_step(saga, noted)
-            except VersionConflict as error:
+            except (Fenced, ConnectionFailed):
+                raise
+            except HoldfastError as error:
+                if error.retryable and not isinstance(error, VersionConflict):
+                    raise
+                # Trying again would not help, and what came before this step can still be undone.
                 errors.append(str(error))
         async with self._connection() as connection:
             if errors:
@@ -198,14 +206,16 @@ class Sagas:
         assert isinstance(step, KvStep)
         eventual = saga.strategy is Strategy.EVENTUAL_CONSISTENCY
         is_resumed = noted.prior is not None
-        if not is_resumed and not eventual:
-            position, value = await _again(lambda: keys.prior(store, step), 2)
+        if not is_resumed:
+            # Once rows have decided, nothing is expected of the keys any more.
+            races = _RACES if eventual else 1
+            prior = await _again(lambda: keys.prior(store, step, self._ask, expects=not eventual), 2, races=races)
             async with self._connection() as connection:
-                await self._journal.note_prior(connection, saga, noted.number, position, value)
-            noted = replace(noted, prior=position, prior_value=value)
+                await self._journal.note_prior(connection, saga, noted.number, prior)
+            noted = replace(noted, prior=prior)
             points.reach("saga.prior")
         if eventual:
-            await _again(lambda: keys.apply_anyhow(store, saga, noted), 2, races=_RACES)
+            await self._follow(store, saga, noted)
         else:
             await self._write_once(store, saga, noted, is_resumed)
         points.reach("saga.written")
@@ -213,6 +223,15 @@ class Sagas:
             await self._journal.mark(connection, saga, noted.number, "done")
         points.reach("saga.done")
         return saga.with_step(replace(noted, state="done"))
+
+    async def _follow(self, store: keys.KeyStore, saga: Saga, noted: Noted) -> None:
+        """Write a key after its rows, unless a later decision did so before this one came to look."""
+        step, before = noted.step, noted.prior
+        assert isinstance(step, KvStep)
+        assert before is not None
+        stamp = keys.Stamp.of(str(saga.saga_id), noted.number, saga.decided_ns, str(saga.correlation_id))
+        if before.order is None or before.order < stamp.order:
+            await _again(lambda: keys.follow(store, step, stamp, before.position, self._ask), 2)
 
     async def _write_once(self, store: keys.KeyStore, saga: Saga, noted: Noted, is_unknown: bool) -> None:
         """Write, with one more try; a write that seemed lost is recognised by its header.
@@ -263,14 +282,15 @@ class Sagas:
                 continue
             undo: str | None = None
             if isinstance(noted.step, Emit):
-                headers = {**noted.step.headers, CORRELATION: str(saga.correlation_id)}
-                await self._outbox.add_many(connection, [Event(noted.step.subject, noted.step.payload, headers)])
+                await self._outbox.add_many(connection, [noted.step.event(str(saga.correlation_id))])
             else:
                 assert not isinstance(noted.step, KvStep)
                 undo = await rows.apply(connection, noted.step)
             await self._journal.note_done(connection, saga, noted.number, undo)
         if is_last:
             await self._journal.finish(connection, saga, "completed")
+        elif saga.strategy is Strategy.EVENTUAL_CONSISTENCY:
+            await self._journal.note_decision(connection, saga)
 
     async def _check_keys(self, saga: Saga) -> None:
         """Before the decision: what was written is still there."""
@@ -301,6 +321,10 @@ class Sagas:
         async with limited(seconds, "the database"), self._pool.connection() as connection:
             yield connection
 
+    async def _ask(self, saga_id: UUID) -> tuple[bool, int | None]:
+        async with self._connection() as connection:
+            return await self._journal.outcome(connection, saga_id)
+
     async def _beat(self, saga: Saga) -> None:
         """Show that the saga is worked on, until cancelled."""
         while True:
@@ -313,7 +337,7 @@ class Sagas:
 
 def _ordered(steps: Sequence[Step], strategy: Strategy, in_order: bool) -> list[Step]:
     """Keys before rows; with eventual consistency rows before keys. Raises ConfigurationError."""
-    on_keys = [step for step in steps if isinstance(step, KvStep)]
+    on_keys = sorted((step for step in steps if isinstance(step, KvStep)), key=keys.place)
     on_rows = [step for step in steps if not isinstance(step, KvStep)]
     if strategy is Strategy.EVENTUAL_CONSISTENCY:
         if in_order or not on_rows:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast.errors import CodecError, ConfigurationError
-from holdfast.events.outbox import check_subject, encode, qualified
+from holdfast.events.outbox import Event, check_subject, encode, qualified
+from holdfast.kv.entry import CORRELATION
 
 if TYPE_CHECKING:
     from holdfast.state.codec import Codec
@@ -91,6 +91,10 @@ class Emit:
     payload: Any
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def event(self, correlation_id: str) -> Event:
+        """What goes into the outbox."""
+        return Event(self.subject, self.payload, {**self.headers, CORRELATION: correlation_id})
+
 
 KvStep = KvPut | KvDelete
 SqlStep = SqlInsert | SqlUpdate | SqlDelete | Emit
@@ -150,19 +154,12 @@ def dump(step: Step) -> str:
 
 def load(action: Mapping[str, Any]) -> Step:
     """The step of an entry of the journal. Raises CodecError for one that a newer library wrote."""
-    fields = dict(action)
-    type_ = _KINDS.get(fields.pop("kind", ""))
-    if type_ is None or set(fields) - set(type_.__dataclass_fields__):
-        raise CodecError("the journal holds a step that this version of the library does not know")
-    if type_ is KvPut:
-        fields["value"] = base64.b64decode(fields["value"])
-    return type_(**fields)
-
-
-def dump_value(value: bytes | None) -> str | None:
-    """A value of a bucket as jsonb, None for none."""
-    return None if value is None else json.dumps({"base64": base64.b64encode(value).decode()})
-
-
-def load_value(stored: Mapping[str, str] | None) -> bytes | None:
-    return None if stored is None else base64.b64decode(stored["base64"])
+    try:
+        fields = dict(action)
+        type_ = _KINDS[fields.pop("kind")]
+        if type_ is KvPut:
+            fields["value"] = base64.b64decode(fields["value"])
+        return type_(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        text = "the journal holds a step that this version of the library does not know: a newer one finishes it"
+        raise CodecError(text, driver_error=error) from None

@@ -18,7 +18,7 @@ from holdfast.errors import (
     SerializationFailure,
     VersionConflict,
 )
-from holdfast.retry import ONCE, Result, Retry, call, settle
+from holdfast.retry import ONCE, Result, Retry, call
 
 QUICK = Retry(base_s=0.001)
 
@@ -101,10 +101,10 @@ def test_the_caller_may_choose_what_is_worth_it() -> None:
 
 @pytest.mark.req("D10.2")
 def test_a_result_holds_a_value_or_an_error() -> None:
-    good = asyncio.run(settle(Failing(0, NotFound("x"))()))
+    good = Result(value=7)
     assert (good.is_success, good.get(), good.error, good.requires_retry) == (True, 7, None, False)
     assert good.timestamp == pytest.approx(time.time(), abs=5)
-    bad: Result[int] = asyncio.run(settle(Failing(1, VersionConflict("x"))()))
+    bad: Result[int] = Result(error=VersionConflict("x"))
     assert (bad.is_success, bad.value, bad.requires_retry) == (False, None, True)
     with pytest.raises(VersionConflict):
         bad.get()

@@ -12,7 +12,15 @@ from uuid import uuid4
 import pytest
 
 import holdfast
-from holdfast.errors import CodecError, ConfigurationError, ConnectionFailed, LeaseHeld
+from holdfast import sync
+from holdfast.errors import (
+    CodecError,
+    ConfigurationError,
+    ConnectionFailed,
+    ContractMismatch,
+    HoldfastError,
+    LeaseHeld,
+)
 
 
 class Odd:
@@ -87,3 +95,67 @@ def test_what_is_wrong_with_a_model_or_an_owner_is_said_with_its_remedy(environ:
                 pass
 
     asyncio.run(main())
+
+
+def test_a_plane_that_was_not_entered_tells_how() -> None:
+    async def main() -> None:
+        with pytest.raises(HoldfastError, match=r"async with holdfast\.connect"):
+            await holdfast.connect()  # type: ignore[misc]
+
+    asyncio.run(main())
+    for name in ("agent", "pools"):
+        with pytest.raises(HoldfastError, match=r"async with holdfast\.connect"):
+            getattr(holdfast.connect(), name)
+        with pytest.raises(HoldfastError, match=r"nothing is connected yet: with holdfast\.sync\.connect"):
+            getattr(sync.connect(), name)
+    assert not hasattr(holdfast.connect(), "anything_else")
+
+
+def test_a_connection_that_is_used_again_leaves_nothing_behind(environ: Mapping[str, str]) -> None:
+    """What failed is closed, and not the plane before it; one that is open is not lost."""
+    changing = dict(environ)
+
+    async def main() -> None:
+        connecting = holdfast.connect(changing, background=False)
+        async with connecting as plane:
+            with pytest.raises(HoldfastError, match="is open already"):
+                await connecting.__aenter__()
+        assert plane.nc.is_closed
+        async with connecting as second:
+            assert second is not plane
+        changing["HOLDFAST_PLANE"] = "none"
+        with pytest.raises(ContractMismatch):
+            await connecting.__aenter__()
+        await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
+
+    asyncio.run(main())
+
+
+def test_one_connection_without_asyncio_is_open_once(environ: Mapping[str, str]) -> None:
+    connecting = sync.connect(environ, background=False)
+    with connecting as plane:
+        with pytest.raises(HoldfastError, match="is open already"), connecting:
+            pass
+        assert plane.health(skip=set(plane.aio.contract.buckets)).checks
+    assert plane.aio.nc.is_closed
+
+
+def test_a_handle_that_fails_when_the_plane_is_closed_is_named_in_the_log(
+    environ: Mapping[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    agent_id = uuid4()
+
+    async def fails() -> None:
+        raise ValueError("no more")
+
+    async def main() -> None:
+        async with holdfast.connect(environ) as plane:
+            agent = await plane.agent(agent_id).__aenter__()
+            other = await plane.agent(uuid4()).__aenter__()
+            close, agent.close = agent.close, fails  # type: ignore[method-assign]
+        assert not other.lease.held
+        await close()
+
+    asyncio.run(main())
+    assert f"the agent {agent_id} did not end well: no more" in caplog.text

@@ -18,7 +18,7 @@ import pytest
 
 import holdfast
 from holdfast.cache import MemoryCache, QueryCache, connection_epoch
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, ConnectionFailed, RetriesExhausted
 from holdfast.kv.bucket import Bucket
 from holdfast.registry import Agent, AgentRepository
 from holdfast.repository import TieredRepository
@@ -90,6 +90,64 @@ def test_saves_go_on_while_the_database_is_down_and_reach_it_after(servers: Any,
                 "SELECT count(*) FROM agents.registry WHERE agent_id = ANY(%s) AND status = 'active'", [ids]
             )
             assert rows[0][0] == 5
+
+    asyncio.run(main())
+
+
+@pytest.mark.req("D4.2", "D4.5")
+def test_saves_that_were_given_up_reach_the_table_later(
+    open_plane: Open, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the process itself, and by the background of any other."""
+    monkeypatch.setattr("holdfast.registry._AGAIN_S", 0.3)
+    monkeypatch.setattr("holdfast.registry._RECOVER_S", 0.3)
+    monkeypatch.setattr("holdfast.plane._RECOVER_AFTER_S", 0.0)
+    ours, left, deleted = (Agent(uuid4(), "worker", name) for name in ("ours", "left", "deleted"))
+
+    class Away:
+        """Pools that give no connection for a while."""
+
+        is_away = True
+
+        def __init__(self, pools: Any) -> None:
+            self._pools = pools
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "background" and self.is_away:
+                raise ConnectionFailed("the database is away")
+            return getattr(self._pools, name)
+
+    async def main() -> None:
+        async with open_plane() as plane:
+            config, names = await plane.bucket("config"), plane.contract.names
+            await (await _repository(plane)).save(deleted, durability="sql")
+            away = Away(plane.pools)
+            agents = AgentRepository(config, away, names, retry=Retry(attempts=2, base_s=0.01))  # type: ignore[arg-type]
+            await agents.save(ours)
+            with pytest.raises(RetriesExhausted):
+                await agents.drain()
+            away.is_away = False
+            async with asyncio.timeout(10):
+                while await _name_in_table(plane, ours.agent_id) != "ours" or agents.failures:
+                    await asyncio.sleep(0.05)
+
+            async def leave(agent: Agent) -> None:
+                """Save it to the bucket alone, as a process does that then crashes."""
+                lost = AgentRepository(config, Away(plane.pools), names, retry=Retry(attempts=1))  # type: ignore[arg-type]
+                await lost.save(agent)
+                with pytest.raises(ConnectionFailed):
+                    await lost.close()
+
+            await leave(left)
+            # Another program, not this library: that deletes nothing in the table.
+            await plane.client.publish(f"$KV.{config.name}.agent.{deleted.agent_id}", headers={"KV-Operation": "DEL"})
+            async with holdfast.connect(environ), asyncio.timeout(10):
+                while await _name_in_table(plane, left.agent_id) != "left":
+                    await asyncio.sleep(0.05)
+                await leave(replace(left, agent_name="again"))
+                while await _name_in_table(plane, left.agent_id) != "again":
+                    await asyncio.sleep(0.05)
+            assert await _name_in_table(plane, deleted.agent_id) == "deleted"
 
     asyncio.run(main())
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 import holdfast
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, OperationTimeout
 from holdfast.events.inbox import Inbox, message_id
 
 
@@ -55,6 +56,68 @@ def test_a_handler_that_fails_is_called_again_and_leaves_nothing(open_plane: Any
             async with plane.pools.primary.connection() as connection, connection.transaction():
                 assert await inbox.first(connection, "m")
                 assert not await inbox.first(connection, "m")
+
+    asyncio.run(main())
+
+
+async def _delivered(plane: Any) -> Any:
+    """A message as a consumer has it."""
+    subject, jetstream = f"tasks.updated.{uuid4()}", plane.client.jetstream()
+    subscription = await jetstream.subscribe(subject, manual_ack=True)
+    await jetstream.publish(subject, b"{}", headers={"Nats-Msg-Id": str(uuid4())})
+    return await subscription.next_msg(timeout=5)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("its own"), TimeoutError("its own"), ConnectionError("its own")])
+def test_what_a_handler_raises_is_not_taken_for_ours(open_plane: Any, error: OSError) -> None:
+    async def main() -> None:
+        async with open_plane() as plane:
+            inbox, message = Inbox(plane.contract, "test", plane.pools.primary), await _delivered(plane)
+
+            async def failing(connection: Any, message: Any) -> None:
+                raise error
+
+            async def slow(connection: Any, message: Any) -> None:
+                await asyncio.sleep(5)
+
+            with pytest.raises(type(error), match="its own") as raised:
+                await inbox.handle(message, failing)
+            assert raised.value is error
+            with pytest.raises(OperationTimeout):
+                await inbox.handle(message, slow, timeout_s=0.05)
+            assert await plane.execute("SELECT message_id FROM runtime.inbox") == []
+
+    asyncio.run(main())
+
+
+def test_a_handled_message_whose_acknowledgement_fails_is_handled(open_plane: Any, caplog: Any) -> None:
+    """The connection to NATS is closed under the handler; its transaction is committed all the same."""
+
+    async def main() -> None:
+        async with open_plane() as plane:
+            inbox, message = Inbox(plane.contract, "test", plane.pools.primary), await _delivered(plane)
+
+            async def closing(connection: Any, message: Any) -> None:
+                await plane.client.close()
+
+            assert await inbox.handle(message, closing)
+            assert await plane.execute("SELECT message_id FROM runtime.inbox") == [(message_id(message),)]
+            assert "not acknowledged" in caplog.text
+
+    asyncio.run(main())
+
+
+def test_notes_stay_where_a_stream_keeps_its_messages_for_ever(open_plane: Any) -> None:
+    async def main() -> None:
+        async with open_plane() as plane:
+            endless = replace(plane.contract.streams["TASK_EXECUTION"], max_age_s=0.0)
+            contract = replace(plane.contract, streams={**plane.contract.streams, "TASK_EXECUTION": endless})
+            inbox = Inbox(contract, "test", plane.pools.primary)
+            await plane.execute(
+                "INSERT INTO runtime.inbox (consumer, message_id, handled_at) VALUES ('test', 'm', '2020-01-01')"
+            )
+            assert await inbox.clean_up() == 0
+            assert await Inbox(plane.contract, "test", plane.pools.primary).clean_up() == 1
 
     asyncio.run(main())
 

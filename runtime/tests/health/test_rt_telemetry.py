@@ -13,7 +13,7 @@ import pytest
 from health.slow_line import over, to_postgres
 
 import holdfast
-from holdfast import TransactionContext
+from holdfast import TransactionContext, sync, telemetry
 from holdfast.errors import ConfigurationError, HoldfastError
 from holdfast.events import outbox
 from holdfast.sql.transactions import Boundary
@@ -245,6 +245,52 @@ def test_connections_of_a_process_share_instruments_and_leave_nothing_behind(
         assert outbox.trace_headers is dict
 
     asyncio.run(main())
+
+
+@pytest.mark.req("E1.9", "F1.1")
+def test_a_plane_without_asyncio_is_measured_and_traced(environ: Mapping[str, str], otel: Otel) -> None:
+    async def work(connection: Any) -> None:
+        await connection.execute("SELECT 1")
+
+    with sync.connect(environ) as plane:
+        with pytest.raises(HoldfastError, match=r"has an instrument\(\) of its own"):
+            otel.watch(plane.aio)
+        assert not telemetry._LIVE
+        assert "run" not in vars(plane.aio.transactions)
+        measured = plane.instrument(meter_provider=otel.meters, tracer_provider=otel.tracers, interval_s=60)
+        measured.sample()
+        assert otel.value("kv_entries") > 0
+        with otel.tracer.start_as_current_span("request") as request:
+            plane.transactions.run(work)
+        steps = [holdfast.Emit(f"agents.state.{uuid4()}", {"n": 1})]
+        assert plane.work.run("tell", steps).is_success
+        [transaction] = otel.spans("transaction single_operation")
+        assert transaction.parent is not None
+        assert transaction.parent.span_id == request.get_span_context().span_id
+        assert otel.spans("work tell")
+        measured.close()
+        assert "run" not in vars(plane.aio.transactions)
+
+
+@pytest.mark.req("F1.1")
+def test_what_could_not_be_instrumented_can_be_later(
+    environ: Mapping[str, str], otel: Otel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with holdfast.connect(environ, background=False) as plane:
+            with monkeypatch.context() as patch:
+                patch.setattr(type(plane), "work", property(_refuses))
+                with pytest.raises(HoldfastError, match="not now"):
+                    otel.watch(plane)
+            assert "run" not in vars(plane.transactions)
+            await otel.watch(plane).sample()
+            assert otel.value("kv_entries") > 0
+
+    asyncio.run(main())
+
+
+def _refuses(plane: holdfast.Plane) -> None:
+    raise HoldfastError("not now")
 
 
 @pytest.mark.req("F1.1")

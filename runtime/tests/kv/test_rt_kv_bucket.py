@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from holdfast.errors import (
     CodecError,
     ConfigurationError,
     ConnectionFailed,
+    ConsistencyViolation,
     DuplicateKey,
     OperationTimeout,
     Unsupported,
@@ -490,5 +492,83 @@ def test_each_write_has_an_id_of_its_own(site: Any, run: Run) -> None:
             one, two = bucket.prepare("a", b"", expect=0), bucket.prepare("a", b"", expect=0)
             assert one.headers[WRITE_ID] != two.headers[WRITE_ID]
             assert one.headers[EXPECTED] == "0"
+
+    run(scenario())
+
+
+@pytest.mark.req("D3.3", "F1.1")
+def test_a_bucket_that_goes_back_is_used_no_more_until_it_is_rebuilt(site_of: Any, run: Run) -> None:
+    """An older store in its place stands for a machine that lost power before it had synced."""
+
+    async def scenario() -> None:
+        site = site_of(name="power")
+        store, copy = site.server.home / "js", site.server.home / "copy"
+        async with site.bucket() as bucket, site.client() as client:
+            first = await bucket.write("a.k", b"1", expect=0)
+            site.server.kill()
+            shutil.copytree(store, copy)
+            site.server.start()
+            last = first
+            for _ in range(5):
+                last = await bucket.write("a.k", b"2", expect=last)
+            site.server.kill()
+            shutil.rmtree(store)
+            shutil.copytree(copy, store)
+            site.server.start()
+            for _ in range(3):
+                with pytest.raises(ConsistencyViolation, match="holdfast apply"):
+                    await bucket.write("a.other", b"3", expect=0)
+            assert bucket.missing == last
+            # Who has not seen what was lost, and is told of it by the database.
+            other = await Bucket.open(client, bucket.spec)
+            await other.require(first)
+            with pytest.raises(ConsistencyViolation):
+                await other.require(last)
+            with pytest.raises(ConsistencyViolation):
+                await other.get("a.k")
+            await site.drop(client)
+            await site.make(client)
+            for one in (bucket, other):
+                assert (await one.write(f"a.{one is other}", b"4", expect=0)).incarnation > last.incarnation
+
+    run(scenario())
+
+
+@pytest.mark.req("D3.3")
+def test_a_bucket_that_was_made_before_the_one_that_was_known_is_refused_again_and_again(site: Any, run: Run) -> None:
+    async def scenario() -> None:
+        async with site.bucket() as bucket:
+            bucket.incarnation += 10**18  # as if a server's clock had gone back between the two
+            with pytest.raises(ConsistencyViolation):
+                await bucket.refresh_incarnation()
+            for _ in range(2):
+                with pytest.raises(ConsistencyViolation):
+                    await bucket.write("a.k", b"1", expect=0)
+
+    run(scenario())
+
+
+def test_a_bucket_in_memory_may_begin_again(site: Any, run: Run) -> None:
+    """As in a cluster whose member with the stream was restarted."""
+
+    async def scenario() -> None:
+        async with site.bucket(storage="memory") as bucket:
+            bucket._highest = 10**6
+            write = bucket.prepare("a.k", b"1", expect=0)
+            assert (await bucket.perform(write)).revision < write.floor
+            assert await bucket.refresh_incarnation() == write.incarnation
+
+    run(scenario())
+
+
+@pytest.mark.req("D1.5")
+def test_the_heads_after_a_position_are_the_newer_ones(site: Any, run: Run) -> None:
+    async def scenario() -> None:
+        async with site.bucket() as bucket:
+            for number in range(20):
+                middle = await bucket.write(f"a.k{number}", b"1", expect=0)
+            assert [entry async for entry in bucket.entries(after=middle)] == []
+            await bucket.write("a.new", b"1", expect=0)
+            assert [entry.key async for entry in bucket.entries(after=middle)] == ["a.new"]
 
     run(scenario())

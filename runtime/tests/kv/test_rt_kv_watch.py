@@ -11,6 +11,7 @@ import pytest
 
 from holdfast.kv.bucket import Bucket
 from holdfast.kv.entry import Entry
+from holdfast.kv.watching import _Session
 
 Run = Callable[..., Any]
 
@@ -39,6 +40,25 @@ def test_a_watch_gives_the_heads_then_what_follows(any_site: Any, run: Run) -> N
                 assert watch.is_live
                 await bucket.create("c", b"4")
                 assert [entry.key for entry in await _take(watch, 1)] == ["c"]
+
+    run(scenario())
+
+
+def test_entries_that_expire_before_they_are_sent_hold_up_no_reader(
+    site: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = _Session._pull
+
+    async def late(session: _Session) -> None:
+        await asyncio.sleep(1.6)  # the server has counted them as pending, and has none left
+        await pull(session)
+
+    async def scenario() -> None:
+        async with site.bucket(max_age=10**9) as bucket:
+            for number in range(3):
+                await bucket.create(f"k{number}", b"v")
+            monkeypatch.setattr(_Session, "_pull", late)
+            assert [entry.key async for entry in bucket.entries()] == []
 
     run(scenario())
 

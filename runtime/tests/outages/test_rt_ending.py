@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import pytest
 from outages.loads import messages
 
 import holdfast
+from holdfast.sql.transactions import Boundary, TransactionContext
 from holdfast.work.steps import KvPut, SqlInsert
 
 if TYPE_CHECKING:
@@ -136,3 +138,49 @@ def test_closing_takes_no_longer_than_an_orchestrator_waits(servers: Servers, aw
 
     asyncio.run(look())
     assert took < _GRACE_S
+
+
+def _family(pid: int) -> list[int]:
+    """A process and those that it started."""
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    return [pid, *map(int, children)]
+
+
+@pytest.mark.soak
+@pytest.mark.req("D2.3")
+@pytest.mark.timeout(120)
+def test_closing_is_bounded_while_servers_are_frozen(servers: Servers) -> None:
+    """They keep their connections and say nothing, which takes longer to find out than that they are gone."""
+    first = [servers.pid("nats"), servers.pid("postgres")]
+    frozen: list[int] = []
+
+    async def main() -> tuple[float, float]:
+        async with holdfast.connect(servers.environ, events=True) as plane:
+            other = await plane.agent(uuid4()).__aenter__()
+            async with plane.agent(uuid4()) as agent:
+                await agent.put("k", 1)
+                await plane.relay.status()
+                context = TransactionContext(boundary=Boundary.CROSS_SYSTEM)  # leaves a marker to be deleted
+                await plane.transactions.run(lambda connection: connection.execute("SELECT 1"), context)
+                await asyncio.sleep(1.5)  # its recoverer is at work, too
+                frozen.extend(pid for parent in first for pid in _family(parent))
+                await asyncio.gather(agent.put("k", 2), other.put("k", 2))
+                for pid in frozen:
+                    os.kill(pid, signal.SIGSTOP)
+                work = asyncio.create_task(plane.work.run("late", [KvPut("AGENT_CONFIG", f"test.{uuid4()}", b"1")]))
+                await asyncio.sleep(0.2)
+                start = time.monotonic()
+            closed = time.monotonic()
+        ended = time.monotonic()
+        await asyncio.wait([work], timeout=5)
+        return closed - start, ended - closed
+
+    try:
+        of_agent, of_plane = asyncio.run(main())
+    finally:
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    sys.stdout.write(f"frozen: the agent closed within {of_agent:.1f} s, the plane within {of_plane:.1f} s\n")
+    assert of_agent < 12
+    assert of_plane < 18

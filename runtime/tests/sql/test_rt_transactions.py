@@ -263,6 +263,25 @@ def test_a_transaction_ends_at_its_time(run: Run, counters: str, servers: Server
     assert read(servers, f"SELECT sum(n) FROM {counters}") == 0
 
 
+@pytest.mark.req("D6.6")
+def test_a_timeout_of_the_work_itself_is_neither_retold_nor_repeated(run: Run, counters: str, servers: Servers) -> None:
+    async def use(transactions: Transactions) -> None:
+        calls = 0
+
+        async def work(connection: Any) -> None:
+            nonlocal calls
+            calls += 1
+            await connection.execute(f"UPDATE {counters} SET n = 1".encode())
+            raise TimeoutError("somebody's service")
+
+        with pytest.raises(TimeoutError, match="somebody's service"):
+            await transactions.run(work)
+        assert calls == 1
+
+    run(use)
+    assert read(servers, f"SELECT sum(n) FROM {counters}") == 0
+
+
 # Commits whose answer was lost ------------------------------------------------------------------------------
 
 

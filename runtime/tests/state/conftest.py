@@ -27,18 +27,20 @@ _HERE = Path(__file__).parent
 def _make_small(specs: Path) -> None:
     environment = specs / "environments" / "dev.yaml"
     text = environment.read_text()
-    journal, bucket = "AGENT_STATE_JOURNAL: {replicas: 1,", "AGENT_STATE: {replicas: 1,"
+    journal = "AGENT_STATE_JOURNAL: {replicas: 1,"
+    bucket = "AGENT_STATE: {replicas: 1, placement: null, max_bytes: 64MiB"
     assert journal in text
     text = text.replace(journal, f"AGENT_STATE_JOURNAL: {{{_SOON}, max_msgs: {JOURNAL}, replicas: 1,")
     streams, buckets = text.split("  buckets:")
     assert bucket in buckets
-    text = f"{streams}  buckets:{buckets.replace(bucket, f'AGENT_STATE: {{ttl: {TTL_S:g}s, replicas: 1,', 1)}"
+    small = f"AGENT_STATE: {{ttl: {TTL_S:g}s, replicas: 1, placement: null, max_bytes: 8MiB"
+    text = f"{streams}  buckets:{buckets.replace(bucket, small, 1)}"
     environment.write_text(text.replace("  runtime:\n", "  runtime:\n    lease_ttl: 3s\n"))
 
 
 @pytest.fixture(scope="session")
 def small(make_plane: Callable[[Callable[[Path], None]], Servers]) -> Servers:
-    """A plane of its own: the bucket's TTL is 5 s, the journal holds 800 messages, a lease lasts 3 s."""
+    """A plane of its own: the bucket's TTL is 5 s and it holds 8 MiB, the journal 800 messages; a lease lasts 3 s."""
     return make_plane(_make_small)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -14,7 +15,9 @@ import pytest
 
 import holdfast
 from holdfast.errors import HoldfastError, OperationTimeout
+from holdfast.kv.entry import ORIGIN
 from holdfast.state.core import AgentCore
+from holdfast.state.keys import EDIT_KEY
 
 if TYPE_CHECKING:
     from conftest import Servers
@@ -53,6 +56,104 @@ def test_a_value_that_the_database_refuses_is_parked_and_holds_nobody_up(
             await agent.put("bad", "good", ack="sql")
             await agent.put("worse", "better", ack="sql")
             assert not flusher.parked
+
+    asyncio.run(main())
+
+
+@contextmanager
+def trigger(database: Database, agent_id: UUID, body: str) -> Iterator[None]:
+    """Have each row of an agent pass some PL/pgSQL."""
+    name = f"test_{agent_id.hex}"
+    database.query(
+        f"CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN new; END $$"
+    )
+    database.query(
+        f"CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON agents.state FOR EACH ROW"
+        f" WHEN (new.agent_id = '{agent_id}') EXECUTE FUNCTION public.{name}()"
+    )
+    try:
+        yield
+    finally:
+        database.query(f"DROP FUNCTION public.{name} CASCADE")
+
+
+@pytest.mark.req("D1.5", "D2.3")
+def test_a_row_that_a_trigger_refuses_is_parked_and_holds_nobody_up(
+    environ: Mapping[str, str], database: Database
+) -> None:
+    agent_id, other_id = uuid4(), uuid4()
+
+    async def main() -> None:
+        async with (
+            holdfast.connect(environ) as plane,
+            plane.agent(agent_id) as agent,
+            plane.agent(other_id) as other,
+        ):
+            flusher = plane.home.flusher
+            assert flusher is not None
+            with trigger(database, agent_id, "IF new.state_key = 'bad' THEN RAISE 'no'; END IF;"):
+                await agent.put("bad", 1)
+                await agent.put("fine", 1)
+                await other.put("good", 1)
+                await other.flush(5)
+                await eventually(lambda: [row.state_key for row in flusher.parked.values()] == ["bad"])
+            await agent.put("bad", 2, ack="sql")
+            assert database.values(agent_id) == {"bad": 2, "fine": 1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.req("D1.5")
+def test_a_batch_that_is_not_written_in_time_is_tried_in_smaller_parts(
+    environ: Mapping[str, str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 ms a row and 0.3 s a statement: what is due at once never fits into one."""
+    agent_id = uuid4()
+
+    async def main() -> None:
+        async with holdfast.connect(environ) as plane, plane.agent(agent_id) as agent:
+            await agent.put("first", 0, ack="sql")
+            monkeypatch.setattr("holdfast.state.writer._STATEMENT_S", 0.3)
+            with trigger(database, agent_id, "PERFORM pg_sleep(0.01);"):
+                await asyncio.gather(*(agent.put(f"k{number}", number) for number in range(80)))
+                await agent.flush(15)
+
+    asyncio.run(main())
+    assert len(database.values(agent_id)) == 81
+
+
+@pytest.mark.req("D2.3")
+def test_the_journal_is_asked_once_for_a_key_however_much_of_it_waits(environ: Mapping[str, str]) -> None:
+    agent_id = uuid4()
+
+    async def main() -> None:
+        async with holdfast.connect(environ, background=False) as plane, plane.agent(agent_id) as agent:
+            journal, created = plane.home.journal, plane.home.bucket.incarnation
+            for number in range(100):
+                await agent.put("hot", number)
+            subject = f"$KV.{journal.bucket}.{agent_id}.state.hot"
+            asked: list[str] = []
+            ask = journal.ask
+
+            async def counted(
+                subject: str, body: Mapping[str, Any] | None = None, *, is_patient: bool = True
+            ) -> dict[str, Any]:
+                asked.append(subject)
+                return await ask(subject, body, is_patient=is_patient)
+
+            async def newest(messages: int) -> list[bytes | None]:
+                async with asyncio.timeout(10):
+                    while (await journal._subjects(subject)).get(subject, 0) < messages:
+                        await asyncio.sleep(0.02)
+                asked.clear()
+                return [change.value for change in await journal.unflushed(agent_id, created)]
+
+            journal.ask = counted  # type: ignore[method-assign]
+            assert await newest(100) == [b"99"]
+            assert len(asked) <= 3, len(asked)
+            # What hydration put back is no write: the one before it is still to be flushed.
+            await agent.lease.writer.write(f"{agent_id}.state.hot", b"1", headers={ORIGIN: "sql"})
+            assert (await newest(101))[-1] == b"99"
 
     asyncio.run(main())
 
@@ -238,6 +339,46 @@ def test_what_the_journal_had_not_taken_is_put_again_by_its_owner(
             return small_database.values(agent_id) == await agent.items()
 
     assert asyncio.run(main()) is puts_again
+
+
+@pytest.mark.req("D2.5", "D1.2")
+def test_an_edit_that_is_put_again_does_not_undo_what_was_written_after_it(small: Servers) -> None:
+    """Its owner is killed after the record: whoever comes next takes the keys from there."""
+
+    @dataclass
+    class Pair:
+        left: int = 0
+        right: int = 0
+
+    async def main() -> None:
+        async with (
+            holdfast.connect(small.environ, background=False) as plane,
+            plane.agent(uuid4(), Pair, wait_s=10) as agent,
+        ):
+            async with agent.edit() as pair:
+                pair.left = pair.right = 5
+            await agent.put("left", 9)
+            await rebuild(plane.nc)
+            await plane.home.bucket.refresh_incarnation()
+            commit = agent._commit
+
+            async def until_the_record(*args: Any, **more: Any) -> Any:
+                if args[0] != EDIT_KEY:
+                    raise ZeroDivisionError
+                return await commit(*args, **more)
+
+            agent._commit = until_the_record  # type: ignore[method-assign]
+            with pytest.raises(ZeroDivisionError):
+                await agent.put_again()
+            async with plane.agent(agent.agent_id, owned=False) as reader:
+                assert await reader.items() == {"left": 9, "right": 5}
+            agent._commit = commit  # type: ignore[method-assign]
+            await agent.put_again()
+            assert await agent.items() == {"left": 9, "right": 5}
+            await plane.monitor.repair(agent.agent_id)
+            assert not agent.unflushed.kept
+
+    asyncio.run(main())
 
 
 def lags_at(environ: Mapping[str, str], writes: int, a_second: int) -> list[float]:

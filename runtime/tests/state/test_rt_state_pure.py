@@ -19,7 +19,7 @@ from holdfast.errors import BackPressure, CodecError
 from holdfast.kv.entry import Position
 from holdfast.state.codec import Codec, canonical
 from holdfast.state.edits import Edit, unfinished
-from holdfast.state.flush_sql import Change, columns, newest
+from holdfast.state.flush_sql import LARGEST_BYTES, Change, columns, fitting, newest
 from holdfast.state.hydration import Head, Row, Snapshot, finish_edit, merge_rows
 from holdfast.state.journal import Look, read_change, read_look
 from holdfast.state.keys import EDIT_KEY, bucket_key, decode_key, encode_key, parse_bucket_key
@@ -331,7 +331,8 @@ def info(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     state = {"messages": messages, "bytes": messages * 10, "first_ts": "2026-01-01T00:00:00.5Z"}
     journal = {"state": state, "config": config, "sources": sources, "ts": "2026-01-01T00:00:02Z"}
-    return journal, {"state": {"last_seq": last}, "created": "2026-01-01T00:00:00Z"}
+    bucket = {"state": {"last_seq": last, "bytes": last}, "config": {"max_bytes": 1000}}
+    return journal, {**bucket, "created": "2026-01-01T00:00:00Z"}
 
 
 @pytest.mark.req("F1.2")
@@ -372,6 +373,32 @@ def test_writes_are_refused_from_three_quarters_on(messages: int, passes: bool) 
                 await pressure.admit()
 
     asyncio.run(main())
+
+
+@pytest.mark.req("D1.5")
+def test_a_bucket_three_quarters_full_takes_no_values_and_has_room_for_deletes() -> None:
+    looks = FakeLooks(read_look(*info(0, 700, [])))
+    looks.max_age_s = 0  # no time to live: it is the bytes that count
+    pressure = Pressure(looks, looks)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        await pressure.admit(40)
+        with pytest.raises(BackPressure, match="the bucket"):
+            await pressure.admit(40)
+        await pressure.admit(10)
+        await pressure.admit(is_delete=True)
+
+    asyncio.run(main())
+
+
+def test_what_is_written_at_once_has_a_bound_in_bytes() -> None:
+    def change(size: int) -> Change:
+        return Change(AGENT, "k", b"x" * size, Position(1, 1))
+
+    third = LARGEST_BYTES // 3
+    assert fitting([change(third)] * 7) == 3
+    assert fitting([change(LARGEST_BYTES + 1)] * 2) == 1
+    assert fitting([change(1)] * 500) == 500
 
 
 def test_writes_are_refused_when_the_source_lags_a_tenth_of_the_ttl() -> None:

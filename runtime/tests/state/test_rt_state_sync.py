@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +18,7 @@ import pytest
 
 import holdfast.sync
 from holdfast.errors import HoldfastError, NotFound
+from holdfast.stores import Stores
 
 
 @dataclass
@@ -95,6 +99,82 @@ def test_it_does_not_block_an_event_loop(environ: Mapping[str, str]) -> None:
             pass
 
     asyncio.run(main())
+
+
+@pytest.mark.req("D2.3")
+@pytest.mark.parametrize(
+    ("scene", "told"),
+    [("watching", "k\ncaught\n"), ("working", "caught [True]\n"), ("leaving", "caught\n"), ("connecting", "caught\n")],
+)
+def test_an_interrupt_is_raised_as_it_is_and_leaves_nothing_behind(
+    environ: Mapping[str, str], scene: str, told: str
+) -> None:
+    program = Path(__file__).with_name("interrupted.py")
+    env = {**os.environ, **environ, "PYTHONPATH": str(program.parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(program), scene], env=env, capture_output=True, text=True, check=False, timeout=40
+    )
+    errors = [line for line in done.stderr.splitlines() if "did not end well" not in line]
+    assert (done.stdout, errors) == (told, [])
+    assert done.returncode == 0
+
+
+def test_what_other_threads_do_ends_with_the_plane(environ: Mapping[str, str]) -> None:
+    """Each is told that the plane was closed, and none waits for ever."""
+    ended: dict[str, BaseException | None] = {}
+
+    async def slow(connection: Any) -> None:
+        await asyncio.sleep(60)
+
+    with holdfast.sync.connect(environ) as plane, plane.agent(uuid4()) as agent:
+        transactions = plane.transactions
+
+        def note(name: str, work: Callable[[], object]) -> None:
+            try:
+                work()
+            except BaseException as error:
+                ended[name] = error
+            else:
+                ended[name] = None
+
+        works: dict[str, Callable[[], object]] = {
+            "watch": lambda: list(agent.watch()),
+            "statuses": lambda: list(agent.statuses()),
+            "transaction": lambda: transactions.run(slow),
+        }
+        threads = [threading.Thread(target=note, args=work, daemon=True) for work in works.items()]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert not ended
+    for thread in threads:
+        thread.join(5)
+    assert ended.keys() == works.keys()
+    assert ended["statuses"] is None  # the handle's life is over
+    for name in ("watch", "transaction"):
+        assert isinstance(ended[name], HoldfastError)
+        assert "closed" in str(ended[name])
+    with pytest.raises(HoldfastError, match="inside of its `with`"):
+        transactions.run(slow)
+
+
+def test_what_the_plane_makes_is_made_in_the_thread_of_its_loop(
+    environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``cached_property`` has no lock since Python 3.12: two threads that ask at once would get two."""
+    made: list[str] = []
+    init = Stores.__init__
+
+    def noted(self: Stores, *values: Any) -> None:
+        made.append(threading.current_thread().name)
+        init(self, *values)
+
+    monkeypatch.setattr(Stores, "__init__", noted)
+    with holdfast.sync.connect(environ, background=False) as plane:
+        del plane.aio.__dict__["stores"]  # connecting has asked for it
+        made.clear()
+        assert plane.stores.aio is plane.stores.aio
+    assert made == ["holdfast"]
 
 
 @pytest.mark.req("D13.3")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from holdfast.errors import ConfigurationError, Unsupported
+from holdfast import points
+from holdfast.errors import CodecError, ConfigurationError, ConnectionFailed, Unsupported
 from holdfast.work.coordinator import Coordinator
 from holdfast.work.result import Outcome, Strategy
+from holdfast.work.steps import Emit
 
 
 @pytest.mark.req("D7.1", "D7.4", "D7.6")
@@ -46,6 +49,80 @@ def test_what_is_refused_while_preparing_leaves_nothing(open_workshop: Any, what
             assert result.outcome is Outcome.ROLLED_BACK
             assert await shop.check_whole(name) == "nothing"
             assert await shop.two_phase.in_doubt() == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.req("D7.6")
+@pytest.mark.parametrize("event", [Emit("no.stream.takes", {}), Emit("tasks.updated.x", {}, {"Nats-X": ""})])
+def test_an_event_that_the_outbox_refuses_stops_work_before_anything_happens(open_workshop: Any, event: Emit) -> None:
+    async def main() -> None:
+        async with open_workshop() as shop:
+            name = str(uuid4())
+            await shop.prepare(name)
+            for run in (shop.two_phase.run, partial(shop.sagas.run, "test")):
+                with pytest.raises((ConfigurationError, CodecError)):
+                    await run([*shop.steps(name), event])
+            assert await shop.two_phase.in_doubt() == []
+            assert await shop.execute("SELECT 1 FROM runtime.decisions UNION ALL SELECT 1 FROM runtime.sagas") == []
+            assert await shop.check_whole(name) == "nothing"
+
+    asyncio.run(main())
+
+
+@pytest.mark.req("D7.6")
+def test_a_commit_that_the_database_refuses_is_aborted_at_once(open_workshop: Any, servers: Any) -> None:
+    """Else the rows stay locked, and the events of the plane wait, until a recoverer may abort it."""
+    import psycopg
+
+    def configure(statement: str) -> None:
+        with psycopg.connect(**servers.admin, autocommit=True) as connection:
+            connection.execute(statement)
+
+    async def main() -> None:
+        async with open_workshop() as shop:
+            name = str(uuid4())
+            await shop.prepare(name)
+            result = await shop.two_phase.run(shop.steps(name))
+            assert result.outcome is Outcome.ROLLED_BACK, result
+            assert "no_events" in str(result.reason)
+            assert await shop.two_phase.in_doubt() == []
+            assert await shop.check_whole(name) == "nothing"
+
+    configure("ALTER TABLE runtime.outbox ADD CONSTRAINT no_events CHECK (subject = '') NOT VALID")
+    try:
+        asyncio.run(main())
+    finally:
+        configure("ALTER TABLE runtime.outbox DROP CONSTRAINT no_events")
+
+
+@pytest.mark.req("D7.6")
+@pytest.mark.parametrize("fails", [False, True], ids=["commit", "abort"])
+@pytest.mark.parametrize("place", ["two_phase.ended", "two_phase.written"])
+def test_a_verdict_that_is_known_is_told_also_where_it_is_carried_out_later(
+    open_workshop: Any, place: str, fails: bool
+) -> None:
+    if fails and place == "two_phase.written":
+        place = "two_phase.finished"  # an abort writes no key
+
+    def hook(reached: str) -> None:
+        if reached == place:
+            raise ConnectionFailed("NATS cannot be reached")
+
+    async def main() -> None:
+        async with open_workshop() as shop:
+            name = str(uuid4())
+            await shop.prepare(name)
+            points.set_hook(hook)
+            try:
+                result = await shop.two_phase.run(shop.steps(name, fails=fails))
+            finally:
+                points.set_hook(None)
+            assert result.outcome is (Outcome.ROLLED_BACK if fails else Outcome.SUCCESS), result
+            assert "NATS cannot be reached" in str(result.reason)
+            assert (result.pending > 0) is not fails
+            await shop.settle()
+            assert await shop.check_whole(name) == ("nothing" if fails else "all")
 
     asyncio.run(main())
 
@@ -149,22 +226,22 @@ def test_a_transaction_prepared_after_it_was_given_up_is_rolled_back(open_worksh
     asyncio.run(main())
 
 
-def test_a_key_written_after_the_decision_stays_and_one_written_before_it_goes(open_workshop: Any) -> None:
+def test_a_key_written_after_it_was_staged_stays_and_one_written_before_that_goes(open_workshop: Any) -> None:
     async def main() -> None:
         async with open_workshop() as shop:
             name = str(uuid4())
             await shop.prepare(name)
-            decide, finish = shop.two_phase.decide, shop.two_phase.finish
+            stage, finish = shop.two_phase._stage, shop.two_phase.finish
 
             async def before(*values: Any) -> Any:
                 await shop.put("AGENT_CONFIG", f"test.{name}.a", b"theirs, before")
-                return await decide(*values)
+                return await stage(*values)
 
             async def after(decision: Any) -> None:
                 await shop.put("SESSION_DATA", f"test.{name}.b", b"theirs, after")
                 await finish(decision)
 
-            shop.two_phase.decide, shop.two_phase.finish = before, after
+            shop.two_phase._stage, shop.two_phase.finish = before, after
             result = await shop.two_phase.run(shop.steps(name))
             assert result.outcome is Outcome.SUCCESS
             state = await shop.state(name)

@@ -87,6 +87,22 @@ def test_work_of_an_owner_that_was_taken_over_is_undone_and_the_new_owner_keeps_
     asyncio.run(main())
 
 
+@pytest.mark.req("D7.3", "D1.4")
+def test_pieces_of_work_share_an_agent_that_is_not_open_here(open_workshop: Any, environ: Any) -> None:
+    async def main() -> None:
+        async with open_workshop(), holdfast.connect(environ) as plane:
+            for _ in range(3):
+                reader = plane.agent(uuid4(), owned=False)
+                work = [plane.work.run("test", [KvPut.on(reader, f"k{n}", n)]) for n in range(4)]
+                results = await asyncio.gather(*work)
+                assert [result.outcome for result in results] == [Outcome.SUCCESS] * 4, results
+                # The lease was given back, and what was written is there for the next owner.
+                async with plane.agent(reader.agent_id) as agent:
+                    assert await agent.items() == {f"k{n}": n for n in range(4)}
+
+    asyncio.run(main())
+
+
 def test_a_key_with_an_owner_that_is_no_agents_is_refused(open_workshop: Any, environ: Any) -> None:
     async def main() -> None:
         async with open_workshop(), holdfast.connect(environ, background=False) as plane:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-_log = logging.getLogger("holdfast.flusher")
+_log = logging.getLogger("holdfast.pulling")
 #: How long one request stays open; it is repeated when it is over, answered or not.
 _EXPIRES_S: Final = 2.0
 _TICK_S: Final = 0.25
@@ -48,6 +48,7 @@ class Puller:
     ) -> None:
         self._nc = nc
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._consumer = consumer
         self._take = take
         self._wants = wants
         self._pause_s = pause_s
@@ -96,7 +97,7 @@ class Puller:
         try:
             await self._nc.publish(self._subject, json.dumps(body).encode(), reply=inbox)
         except (nats.errors.Error, OSError) as error:
-            _log.info("the journal cannot be asked: %s", type(error).__name__)
+            _log.info("consumer %s cannot be asked: %s", self._consumer, type(error).__name__)
             return
         self._open, self._until = body["batch"], self._clock() + _EXPIRES_S + _TICK_S
         self._came = 0
@@ -136,6 +137,6 @@ class Puller:
             return
         if self.complaint != said:
             self.complaint = said
-            _log.warning("the journal's consumer says: %s %s", status, said)
+            _log.warning("consumer %s answers: %s %s", self._consumer, status, said)
         # Anything else is asked again with the next tick, not at once.
         self._next = self._clock() + _TICK_S
