@@ -303,9 +303,11 @@ class Plugin:
         self.store = folder / "notes.json"
         environment = os.environ | {"NOTES": str(self.store), "PYTHONPATH": str(ROOT)}
         command = [*through, sys.executable, "-m", "tests.pulumi.notes", *arguments]
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup would pass it on
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
+        signal.signal(signal.SIGHUP, before)
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.first_line.strip()}")
