@@ -43,4 +43,5 @@ async def main(agent_id: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     asyncio.run(main(sys.argv[1]))

@@ -91,6 +91,7 @@ def said(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     plane = globals()[sys.argv[1]](os.environ)
     gc.collect()  # tasks that were left behind say so now
     assert plane is None or plane.nc.is_closed, "the connection to NATS is left open"
