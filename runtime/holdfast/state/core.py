@@ -511,9 +511,10 @@ class AgentCore:
         self._expire()
         if self._lease is None:
             return False
+        is_left_behind = self.unflushed.is_left_behind(self._home.bucket.incarnation)
         if self._lease.lost.is_set():
-            return self._is_left_behind() and not self.stranded
-        return not self._registered or self.unflushed.oldest_s() > _LATE_S or self._is_left_behind()
+            return is_left_behind and not self.stranded
+        return is_left_behind or not self._registered or self.unflushed.oldest_s() > _LATE_S
 
     async def look_after(self) -> None:
         """What the plane does for a handle now and then. What fails is tried again the next time."""
@@ -524,7 +525,7 @@ class AgentCore:
             await self._register()
             if self.unflushed.oldest_s() > _LATE_S:
                 await self.poll_database()
-            if self._is_left_behind():
+            if self.unflushed.is_left_behind(self._home.bucket.incarnation):
                 await self.put_again()
 
     def unflushed_changes(self) -> list[Change]:
@@ -539,8 +540,3 @@ class AgentCore:
         self._home.stranded.update((self.agent_id, key) for key in self.stranded)
         if self.stranded:
             _log.error("%s", stranded.error(self.agent_id, self.stranded))
-
-    def _is_left_behind(self) -> bool:
-        """Whether something unflushed was written to a bucket that is no more."""
-        created = self._home.bucket.incarnation
-        return any(kept.position.incarnation < created for kept in self.unflushed.kept.values())

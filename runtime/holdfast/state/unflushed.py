@@ -70,6 +70,10 @@ class Unflushed:
         gone = set(map(id, futures))
         self._waiting = [waiting for waiting in self._waiting if id(waiting[2]) not in gone]
 
+    def is_left_behind(self, incarnation: int) -> bool:
+        """Whether one of them was written to a bucket before the one of this incarnation."""
+        return any(kept.position.incarnation < incarnation for kept in self.kept.values())
+
     def oldest_s(self) -> float:
         """How long the oldest one has been kept, in seconds."""
         return time.monotonic() - min((kept.since_s for kept in self.kept.values()), default=time.monotonic())

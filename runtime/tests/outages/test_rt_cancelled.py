@@ -135,6 +135,23 @@ def test_a_write_that_is_cancelled_anywhere_counts_or_does_not_and_memory_knows_
     asyncio.run(main())
 
 
+async def _move(agent: Any) -> None:
+    """Change three fields of an account as one edit."""
+    async with agent.edit() as accounts:
+        accounts.left -= 1
+        accounts.right += 1
+        accounts.third += 1
+
+
+async def _agree(plane: Any, agent: Any) -> None:
+    """The edit counts whole or not at all, for its owner and for a reader."""
+    read = {name: await agent.get(name) for name in ("left", "right", "third")}
+    assert read["left"] + read["right"] == 100
+    assert read["third"] == read["right"]
+    assert await agent.items() == read
+    assert await plane.agent(agent.agent_id, owned=False).items() == read
+
+
 @pytest.mark.req("D1.4")
 @pytest.mark.parametrize("kind", ["edit", "restore"])
 def test_an_edit_that_is_cancelled_anywhere_counts_whole_or_not_at_all(
@@ -146,21 +163,14 @@ def test_an_edit_that_is_cancelled_anywhere_counts_whole_or_not_at_all(
         async with open_agent(agent_id) as (plane, agent):
 
             async def move() -> None:
-                async with agent.edit() as accounts:
-                    accounts.left -= 1
-                    accounts.right += 1
-                    accounts.third += 1
+                await _move(agent)
 
             async def back() -> None:
                 await agent.restore("before")
 
             async def check() -> None:
                 async with asyncio.timeout(10):
-                    read = {name: await agent.get(name) for name in ("left", "right", "third")}
-                    assert read["left"] + read["right"] == 100
-                    assert read["third"] == read["right"]
-                    assert await agent.items() == read
-                    assert await plane.agent(agent_id, owned=False).items() == read
+                    await _agree(plane, agent)
                 if kind == "restore":
                     await move()
 
@@ -186,14 +196,7 @@ def test_an_edit_whose_server_dies_in_the_middle_counts_whole_or_not_at_all(
 
     async def main() -> None:
         async with open_agent(agent_id) as (plane, agent):
-
-            async def move() -> None:
-                async with agent.edit() as accounts:
-                    accounts.left -= 1
-                    accounts.right += 1
-                    accounts.third += 1
-
-            await move()
+            await _move(agent)
             left = nth
 
             def kill(reached: str) -> None:
@@ -205,19 +208,15 @@ def test_an_edit_whose_server_dies_in_the_middle_counts_whole_or_not_at_all(
             points.set_hook(kill)
             try:
                 with contextlib.suppress(HoldfastError):
-                    await move()
+                    await _move(agent)
             finally:
                 points.set_hook(None)
                 await asyncio.to_thread(servers.start)
             async with asyncio.timeout(20):
                 while not plane.nc.is_connected:
                     await asyncio.sleep(0.05)
-                read = {name: await agent.get(name) for name in ("left", "right", "third")}
-                assert read["left"] + read["right"] == 100
-                assert read["third"] == read["right"]
-                assert await agent.items() == read
-                assert await plane.agent(agent_id, owned=False).items() == read
-                await move()
+                await _agree(plane, agent)
+                await _move(agent)
                 await agent.flush()
             assert _rows(servers, agent_id) == await agent.items()
 
